@@ -1,0 +1,54 @@
+//! The contracts: calls, events, errors, creation bytecode, one module each.
+
+/// Every contract in a module of its own, because contracts share the names of structs.
+macro_rules! contracts {
+    ($($(#[$doc:meta])* $module:ident => $name:ident, $file:literal;)+) => {$(
+        $(#[$doc])*
+        #[allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+        pub mod $module {
+            alloy::sol!(
+                #[allow(missing_docs)]
+                #[derive(Debug, PartialEq, Eq)]
+                #[sol(rpc)]
+                $name,
+                $file
+            );
+        }
+        pub use $module::$name;
+    )+};
+}
+
+contracts! {
+    /// Prepayments on Base.
+    escrow => InferenceEscrow, "abi/InferenceEscrow.json";
+    /// Settlements on Base.
+    ledger => SettlementLedger, "abi/SettlementLedger.json";
+    /// Nodes, keys and labels on Base.
+    nodes => NodeRegistry, "abi/NodeRegistry.json";
+    /// Keepers on Base.
+    keepers => KeeperRegistry, "abi/KeeperRegistry.json";
+    /// ERC-7913 verifier of inference signatures.
+    rsa_pss_verifier => RsaPssVerifier, "abi/RsaPssVerifier.json";
+    /// Recorded inferences on OpenGradient.
+    inbox => SettlementInbox, "abi/SettlementInbox.json";
+    /// Creates contracts that know each other.
+    deployer => Deployer, "abi/Deployer.json";
+    /// Makes calls that must not come from the escrow.
+    neutral_caller => NeutralCaller, "abi/NeutralCaller.json";
+    /// OpenZeppelin's roles and delays.
+    access_manager => AccessManager, "abi/AccessManager.json";
+    /// Example of a protocol that orders inference.
+    consumer => InferenceConsumer, "abi/InferenceConsumer.json";
+    /// Devnet: OpenGradient's TEE registry.
+    dev_tee_registry => DevTEERegistry, "abi/DevTEERegistry.json";
+    /// Devnet: OpenGradient's inference verifier.
+    dev_tee_inference_verifier => DevTEEInferenceVerifier, "abi/DevTEEInferenceVerifier.json";
+    /// Devnet: a token like USDC.
+    dev_usdc => DevUSDC, "abi/DevUSDC.json";
+    /// Devnet: a token like OPG.
+    dev_opg => DevOPG, "abi/DevOPG.json";
+    /// Devnet: Permit2.
+    dev_permit2 => DevPermit2, "abi/DevPermit2.json";
+    /// Devnet: OpenGradient's precompile at 0x…0900.
+    dev_precompile_0900 => DevPrecompile0900, "abi/DevPrecompile0900.json";
+}

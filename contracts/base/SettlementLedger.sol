@@ -1,0 +1,514 @@
+// SPDX-License-Identifier: MIT
+pragma solidity 0.8.36;
+
+import {AccessManaged} from "@openzeppelin/contracts/access/manager/AccessManaged.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
+
+import {IInferenceConsumer} from "../interfaces/IInferenceConsumer.sol";
+import {IInferenceEscrow} from "../interfaces/IInferenceEscrow.sol";
+import {IKeeperRegistry} from "../interfaces/IKeeperRegistry.sol";
+import {INodeRegistry} from "../interfaces/INodeRegistry.sol";
+import {ISettlementLedger} from "../interfaces/ISettlementLedger.sol";
+import {BatchRecord, Batches, Leaf, NodeCredit} from "../libraries/Batches.sol";
+import {CaptureCalls} from "../libraries/CaptureCalls.sol";
+import {Effects} from "../libraries/Effects.sol";
+import {Order, Orders} from "../libraries/Orders.sol";
+import {Meter, Receipt, Receipts} from "../libraries/Receipts.sol";
+import {Signatures} from "../libraries/Signatures.sol";
+
+/// @title Settlement ledger
+/// @notice Captures prepaid money against evidence and records what was paid for.
+/// @dev Immutable and without a pause. It holds no money: the escrow does, and obeys this contract's captures and credits.
+contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, ReentrancyGuardTransient {
+    using Batches for BatchRecord;
+    using Batches for Leaf;
+    using Receipts for Receipt;
+
+    /// @dev One slot: every settlement writes all of it.
+    struct Counters {
+        uint64 seq;
+        uint64 effectSeq;
+        uint64 batches;
+        uint16 feeBps;
+    }
+
+    /// @dev One entry of a batch's node list: what it is good for, and what its captured rows add up to.
+    struct Tally {
+        bytes32 nodeId;
+        uint32 version;
+        /// Why no row may name it; `Captured` when rows may.
+        IInferenceEscrow.CaptureResult refusal;
+        bool inPublicScope;
+        uint128 amount;
+        uint128 fee;
+    }
+
+    /// @dev What a batch in progress carries from row to row.
+    struct Progress {
+        uint64 seq;
+        uint16 feeBps;
+        uint32 rows;
+        uint128 total;
+        Tally[] tallies;
+        /// Leaves of the captured rows, and room for the tree over them.
+        bytes32[] tree;
+    }
+
+    /// @inheritdoc ISettlementLedger
+    uint16 public constant MAX_FEE_BPS = 100;
+    /// @inheritdoc ISettlementLedger
+    uint256 public constant MAX_ROWS = 256;
+    /// @inheritdoc ISettlementLedger
+    uint256 public constant MAX_NODES = 64;
+    /// @inheritdoc ISettlementLedger
+    uint256 public constant MAX_BLOB_ID = 128;
+    /// @inheritdoc ISettlementLedger
+    uint256 public constant MAX_OUTPUT = 16_384;
+    /// @inheritdoc ISettlementLedger
+    uint256 public constant DELIVERY_GAS = 500_000;
+    /// @dev A call passes on at most 63/64 of the gas that remains; the rest covers the call itself.
+    uint256 private constant DELIVERY_GAS_NEEDED = DELIVERY_GAS * 64 / 63 + 5000;
+
+    IInferenceEscrow private immutable _ESCROW;
+    INodeRegistry private immutable _NODES;
+    IKeeperRegistry private immutable _KEEPERS;
+    /// @inheritdoc ISettlementLedger
+    uint40 public immutable WINDOW;
+
+    Counters private _counters;
+    /// @inheritdoc ISettlementLedger
+    bytes32 public accumulator;
+    /// @inheritdoc ISettlementLedger
+    address public feeRecipient;
+    /// @inheritdoc ISettlementLedger
+    mapping(bytes32 settlementId => bytes32 receiptHash) public settled;
+    /// @inheritdoc ISettlementLedger
+    mapping(bytes32 settlementId => bool) public delivered;
+    /// @dev Record hash with its last byte replaced by the batch's status.
+    mapping(uint64 batchId => bytes32) private _batches;
+
+    constructor(
+        IInferenceEscrow escrow_,
+        INodeRegistry nodes_,
+        IKeeperRegistry keepers_,
+        uint40 window,
+        address authority_
+    ) AccessManaged(authority_) EIP712("Quittance", "1") {
+        require(
+            address(escrow_) != address(0) && address(nodes_) != address(0) && address(keepers_) != address(0)
+                && authority_ != address(0),
+            ZeroAddress()
+        );
+        _ESCROW = escrow_;
+        _NODES = nodes_;
+        _KEEPERS = keepers_;
+        WINDOW = window;
+        accumulator = Effects.genesis(block.chainid, address(this));
+    }
+
+    // ── Verified settlement ──────────────────────────────────────────────────────────────────────────────────────────
+
+    /// @inheritdoc ISettlementLedger
+    function settleVerified(
+        Order calldata order,
+        bytes calldata orderSignature,
+        Receipt calldata receipt,
+        bytes calldata inferenceSignature,
+        bytes calldata meterSignature
+    ) external nonReentrant returns (bytes32 settlementId) {
+        _checkAgreement(order, receipt, meterSignature);
+        bytes32 message = Receipts.messageHash(receipt.requestHash, receipt.outputHash, receipt.timestamp);
+        settlementId = Receipts.settlementId(receipt.nodeId, message);
+        require(settled[settlementId] == 0, AlreadySettled(settlementId));
+        address payee =
+            _checkEvidence(order.nodeScope, receipt, settlementId, message, inferenceSignature, meterSignature);
+
+        bytes32 receiptHash = receipt.hashCalldata();
+        settled[settlementId] = receiptHash;
+        Counters memory counters = _counters;
+        counters.seq++;
+        _append(counters, EffectKind.Verified, keccak256(abi.encode(settlementId, receiptHash)));
+        _counters = counters;
+
+        uint128 fee = _feeOf(receipt.amount, counters.feeBps);
+        _captureTo(order, orderSignature, receipt, payee, fee, settlementId);
+        emit Verified(
+            counters.seq,
+            counters.effectSeq,
+            settlementId,
+            receipt.paymentId,
+            receipt.nodeId,
+            receiptHash,
+            receipt.amount,
+            fee
+        );
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function deliver(bytes32 settlementId, Receipt calldata receipt, bytes calldata output) external nonReentrant {
+        bytes32 expected = settled[settlementId];
+        require(expected != 0, NotSettled(settlementId));
+        bytes32 receiptHash = receipt.hashCalldata();
+        require(receiptHash == expected, WrongReceipt(receiptHash, expected));
+        require(!delivered[settlementId], AlreadyDelivered(settlementId));
+        require(output.length <= MAX_OUTPUT, OutputTooLong(output.length, MAX_OUTPUT));
+        bytes32 outputHash = keccak256(output);
+        require(outputHash == receipt.outputHash, WrongOutput(outputHash, receipt.outputHash));
+        address payer = receipt.payer;
+        require(payer.code.length != 0, NotAContract(payer));
+
+        delivered[settlementId] = true;
+        uint64 number = ++_counters.seq;
+        bytes memory call_ = abi.encodeCall(IInferenceConsumer.onInference, (receipt.paymentId, settlementId, output));
+        uint256 left = gasleft();
+        require(left >= DELIVERY_GAS_NEEDED, NotEnoughGas(left, DELIVERY_GAS_NEEDED));
+        bool success;
+        // Nothing that the payer returns is copied.
+        assembly ("memory-safe") {
+            success := call(DELIVERY_GAS, payer, 0, add(call_, 0x20), mload(call_), 0, 0)
+        }
+        require(success, DeliveryFailed(settlementId));
+        emit Delivered(number, settlementId, payer);
+    }
+
+    /// @dev What order and receipt must agree on. Amount, deadline and payer's authority are the escrow's to check.
+    function _checkAgreement(Order calldata order, Receipt calldata receipt, bytes calldata meterSignature)
+        private
+        pure
+    {
+        require(receipt.rail == Receipts.RAIL_ORDER, WrongRail(receipt.rail, Receipts.RAIL_ORDER));
+        require(receipt.payer == order.payer, WrongPayer(receipt.payer, order.payer));
+        require(receipt.token == order.token, WrongToken(receipt.token, order.token));
+        require(receipt.offset == 0, WrongOffset(receipt.offset, 0));
+        bytes32 salt = keccak256(meterSignature);
+        require(receipt.salt == salt, WrongSalt(receipt.salt, salt));
+        bytes32 commit = Orders.requestCommit(receipt.requestHash, receipt.blinding);
+        require(commit == order.requestCommit, WrongCommitment(commit, order.requestCommit));
+        require(
+            order.validAfter <= receipt.timestamp && receipt.timestamp <= order.validBefore,
+            TimestampOutside(receipt.timestamp, order.validAfter, order.validBefore)
+        );
+    }
+
+    /// @dev The node may be paid now, and its own two signatures stand.
+    /// @return payee The node's payout account.
+    function _checkEvidence(
+        bytes32 nodeScope,
+        Receipt calldata receipt,
+        bytes32 settlementId,
+        bytes32 message,
+        bytes calldata inferenceSignature,
+        bytes calldata meterSignature
+    ) private view returns (address payee) {
+        INodeRegistry.NodeStatus status;
+        INodeRegistry.Label label;
+        address verifier;
+        address meterKey;
+        bytes memory key;
+        (status, label, verifier, meterKey, payee, key) =
+            _NODES.evidence(receipt.nodeId, receipt.nodeVersion, receipt.timestamp);
+        require(status == INodeRegistry.NodeStatus.Active, NodeNotUsable(receipt.nodeId, receipt.nodeVersion, status));
+        require(
+            nodeScope == 0 ? _inPublicScope(label) : nodeScope == receipt.nodeId,
+            NodeOutsideScope(receipt.nodeId, nodeScope)
+        );
+        (address signer,,) = ECDSA.tryRecoverCalldata(
+            _meterDigest(settlementId, receipt.paymentId, receipt.offset, receipt.amount), meterSignature
+        );
+        require(signer != address(0) && signer == meterKey, BadMeterSignature(signer, meterKey));
+        require(
+            Signatures.isValid(verifier, key, message, inferenceSignature),
+            BadInferenceSignature(receipt.nodeId, message)
+        );
+    }
+
+    /// @dev Captures, pays the node and the fee, and reverts unless the receipt names exactly this order.
+    function _captureTo(
+        Order calldata order,
+        bytes calldata orderSignature,
+        Receipt calldata receipt,
+        address payee,
+        uint128 fee,
+        bytes32 settlementId
+    ) private {
+        bool byKeeper = order.keeperId != 0 && _KEEPERS.isHotKey(order.keeperId, msg.sender);
+        (bytes32 r, bytes32 vs) = Signatures.compact(orderSignature);
+        (IInferenceEscrow.CaptureResult result, bytes32 orderId) = _ESCROW.captureTo(
+            order, r, vs, receipt.amount, byKeeper, payee, fee == 0 ? address(0) : feeRecipient, fee, settlementId
+        );
+        require(orderId == receipt.paymentId, WrongPayment(receipt.paymentId, orderId));
+        require(result == IInferenceEscrow.CaptureResult.Captured, NotCapturable(orderId, result));
+    }
+
+    // ── Batches ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// @inheritdoc ISettlementLedger
+    function settleBatch(
+        bytes32 keeperId,
+        address token,
+        NodeRef[] calldata nodes_,
+        OrderRow[] calldata rows,
+        bytes32 ogRoot,
+        bytes calldata blobId
+    ) external nonReentrant returns (uint64 batchId) {
+        require(_KEEPERS.isHotKey(keeperId, msg.sender), NotHotKey(keeperId, msg.sender));
+        require(rows.length != 0, NoRows());
+        require(rows.length <= MAX_ROWS, TooManyRows(rows.length, MAX_ROWS));
+        require(nodes_.length <= MAX_NODES, TooManyNodes(nodes_.length, MAX_NODES));
+        require(blobId.length <= MAX_BLOB_ID, BlobIdTooLong(blobId.length, MAX_BLOB_ID));
+
+        Counters memory counters = _counters;
+        Progress memory progress;
+        progress.seq = counters.seq;
+        progress.feeBps = counters.feeBps;
+        progress.tallies = _tallies(nodes_);
+        progress.tree = new bytes32[](2 * rows.length);
+        _captureRows(progress, keeperId, token, rows);
+
+        counters.seq = progress.seq;
+        if (progress.rows == 0) {
+            _counters = counters;
+            return 0;
+        }
+        batchId = ++counters.batches;
+        BatchRecord memory record = BatchRecord({
+            batchId: batchId,
+            keeperId: keeperId,
+            token: token,
+            settledAt: uint40(block.timestamp),
+            rows: progress.rows,
+            total: progress.total,
+            receiptsRoot: Batches.root(progress.tree, progress.rows),
+            ogRoot: ogRoot,
+            blobHash: keccak256(blobId),
+            feeRecipient: counters.feeBps == 0 ? address(0) : feeRecipient,
+            credits: _credits(progress.tallies)
+        });
+        bytes32 recordHash = record.hash();
+        _batches[batchId] = _stored(recordHash, BatchStatus.Open);
+        counters.seq++;
+        _append(counters, EffectKind.Batch, keccak256(abi.encode(batchId, recordHash)));
+        _counters = counters;
+        emit BatchSettled(counters.seq, counters.effectSeq, batchId, keeperId, record, blobId);
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function finalize(BatchRecord calldata record) external nonReentrant {
+        bytes32 stored = _batches[record.batchId];
+        BatchStatus status = _statusOf(stored);
+        require(status == BatchStatus.Open, BatchNotOpen(record.batchId, status));
+        bytes32 actual = _stored(record.hash(), BatchStatus.Open);
+        require(actual == stored, WrongRecord(record.batchId, actual, stored));
+        uint40 until = record.settledAt + WINDOW;
+        require(block.timestamp >= until, WindowOpen(uint40(block.timestamp), until));
+
+        _batches[record.batchId] = _stored(stored, BatchStatus.Final);
+        Counters memory counters = _counters;
+        counters.seq++;
+        _append(counters, EffectKind.Final, keccak256(abi.encode(record.batchId)));
+        _counters = counters;
+
+        bytes32 ref = bytes32(uint256(record.batchId));
+        uint128 fees;
+        for (uint256 i; i < record.credits.length; ++i) {
+            NodeCredit calldata owed = record.credits[i];
+            fees += owed.fee;
+            _ESCROW.credit(record.token, _NODES.payoutOf(owed.nodeId), owed.amount - owed.fee, ref);
+        }
+        if (fees != 0) _ESCROW.credit(record.token, record.feeRecipient, fees, ref);
+        emit Finalized(counters.seq, counters.effectSeq, record.batchId, record.total - fees, fees);
+    }
+
+    /// @dev What each listed node is good for, asked once per batch.
+    function _tallies(NodeRef[] calldata nodes_) private view returns (Tally[] memory tallies) {
+        tallies = new Tally[](nodes_.length);
+        for (uint256 i; i < nodes_.length; ++i) {
+            (INodeRegistry.NodeStatus status, INodeRegistry.Label label) =
+                _NODES.captureStatus(nodes_[i].nodeId, nodes_[i].version);
+            Tally memory tally = tallies[i];
+            tally.nodeId = nodes_[i].nodeId;
+            tally.version = nodes_[i].version;
+            tally.inPublicScope = _inPublicScope(label);
+            if (status == INodeRegistry.NodeStatus.Active) continue;
+            tally.refusal = status == INodeRegistry.NodeStatus.UnknownVersion
+                || status == INodeRegistry.NodeStatus.ReplacedVersion
+                ? IInferenceEscrow.CaptureResult.NodeVersionNotCurrent
+                : IInferenceEscrow.CaptureResult.NodeNotActive;
+        }
+    }
+
+    /// @dev Captures row after row into `progress`. A row that cannot be captured leaves an event and nothing else.
+    function _captureRows(Progress memory progress, bytes32 keeperId, address token, OrderRow[] calldata rows) private {
+        bytes memory call_ = CaptureCalls.prepare(token, keeperId);
+        Leaf memory leaf;
+        leaf.rail = Receipts.RAIL_ORDER;
+        Tally memory tally;
+        for (uint256 i; i < rows.length; ++i) {
+            OrderRow calldata row = rows[i];
+            CaptureCalls.fill(call_, row);
+            IInferenceEscrow.CaptureResult result = IInferenceEscrow.CaptureResult.UnknownNodeIndex;
+            if (row.node < progress.tallies.length) {
+                tally = progress.tallies[row.node];
+                result = _refusal(tally, row.nodeScope);
+            }
+            bytes32 orderId;
+            if (result == IInferenceEscrow.CaptureResult.Captured) {
+                (result, orderId) = CaptureCalls.send(call_, _ESCROW);
+            } else {
+                orderId = _ESCROW.orderId(CaptureCalls.order(call_));
+            }
+            if (result != IInferenceEscrow.CaptureResult.Captured) {
+                // At most MAX_ROWS.
+                // forge-lint: disable-next-line(unsafe-typecast)
+                emit RowSkipped(++progress.seq, keeperId, orderId, uint32(i), result);
+                continue;
+            }
+            uint128 amount = row.amount;
+            leaf.paymentId = orderId;
+            leaf.amount = amount;
+            leaf.nodeId = tally.nodeId;
+            leaf.nodeVersion = tally.version;
+            leaf.receiptHash = row.receiptHash;
+            leaf.row = progress.rows;
+            progress.tree[progress.rows++] = leaf.hash();
+            progress.total += amount;
+            tally.amount += amount;
+            if (progress.feeBps != 0) tally.fee += _feeOf(amount, progress.feeBps);
+        }
+    }
+
+    /// @dev Why a node cannot be paid for an order of that scope; `Captured` when it can.
+    function _refusal(Tally memory tally, bytes32 scope) private pure returns (IInferenceEscrow.CaptureResult) {
+        if (tally.refusal != IInferenceEscrow.CaptureResult.Captured) return tally.refusal;
+        bool inScope = scope == 0 ? tally.inPublicScope : scope == tally.nodeId;
+        return inScope ? IInferenceEscrow.CaptureResult.Captured : IInferenceEscrow.CaptureResult.NodeOutsideScope;
+    }
+
+    /// @dev The nodes that earned something, in the order of the list.
+    function _credits(Tally[] memory tallies) private pure returns (NodeCredit[] memory credits) {
+        uint256 count;
+        for (uint256 i; i < tallies.length; ++i) {
+            if (tallies[i].amount != 0) ++count;
+        }
+        credits = new NodeCredit[](count);
+        count = 0;
+        for (uint256 i; i < tallies.length; ++i) {
+            Tally memory tally = tallies[i];
+            if (tally.amount == 0) continue;
+            credits[count++] = NodeCredit({nodeId: tally.nodeId, amount: tally.amount, fee: tally.fee});
+        }
+    }
+
+    // ── Fee ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// @inheritdoc ISettlementLedger
+    function setFee(uint16 feeBps_, address feeRecipient_) external restricted {
+        require(feeBps_ <= MAX_FEE_BPS, FeeTooHigh(feeBps_, MAX_FEE_BPS));
+        require(feeBps_ == 0 || feeRecipient_ != address(0), ZeroAddress());
+        feeRecipient = feeRecipient_;
+        _counters.feeBps = feeBps_;
+        emit FeeSet(++_counters.seq, feeBps_, feeRecipient_);
+    }
+
+    // ── Views ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// @inheritdoc ISettlementLedger
+    function batchStatus(uint64 batchId) external view returns (BatchStatus) {
+        return _statusOf(_batches[batchId]);
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function verifyLeaf(BatchRecord calldata record, Leaf calldata leaf, bytes32[] calldata proof)
+        external
+        view
+        returns (bool)
+    {
+        bytes32 stored = _batches[record.batchId];
+        BatchStatus status = _statusOf(stored);
+        return status != BatchStatus.None && _stored(record.hash(), status) == stored && leaf.row < record.rows
+            && MerkleProof.verifyCalldata(proof, record.receiptsRoot, leaf.hash());
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function meterDigest(bytes32 settlementId, bytes32 paymentId, uint128 offset, uint128 amount)
+        external
+        view
+        returns (bytes32)
+    {
+        return _meterDigest(settlementId, paymentId, offset, amount);
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function effectSeq() external view returns (uint64) {
+        return _counters.effectSeq;
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function seq() external view returns (uint64) {
+        return _counters.seq;
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function batches() external view returns (uint64) {
+        return _counters.batches;
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function feeBps() external view returns (uint16) {
+        return _counters.feeBps;
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function escrow() external view returns (address) {
+        return address(_ESCROW);
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function nodes() external view returns (address) {
+        return address(_NODES);
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function keepers() external view returns (address) {
+        return address(_KEEPERS);
+    }
+
+    // ── Shared ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// @dev Counts one effect and folds it into the accumulator; the caller stores `counters`.
+    function _append(Counters memory counters, EffectKind kind, bytes32 payloadHash) private {
+        counters.effectSeq++;
+        accumulator =
+            Effects.fold(block.chainid, address(this), accumulator, counters.effectSeq, uint8(kind), payloadHash);
+    }
+
+    function _meterDigest(bytes32 settlementId, bytes32 paymentId, uint128 offset, uint128 amount)
+        private
+        view
+        returns (bytes32)
+    {
+        return _hashTypedDataV4(Receipts.structHash(Meter(settlementId, paymentId, offset, amount)));
+    }
+
+    /// @dev Labels that a payer accepts by leaving the node open.
+    function _inPublicScope(INodeRegistry.Label label) private pure returns (bool) {
+        return label == INodeRegistry.Label.Mirrored || label == INodeRegistry.Label.Attested;
+    }
+
+    function _feeOf(uint128 amount, uint16 bps) private pure returns (uint128) {
+        // At most 1 % of a uint128, so the cast cannot truncate.
+        // forge-lint: disable-next-line(unsafe-typecast)
+        return uint128(uint256(amount) * bps / 10_000);
+    }
+
+    function _stored(bytes32 recordHash, BatchStatus status) private pure returns (bytes32) {
+        return (recordHash >> 8 << 8) | bytes32(uint256(status));
+    }
+
+    function _statusOf(bytes32 stored) private pure returns (BatchStatus) {
+        return BatchStatus(uint8(uint256(stored)));
+    }
+}

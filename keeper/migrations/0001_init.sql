@@ -1,0 +1,305 @@
+-- One schema text for SQLite and Postgres. {BYTES} is BLOB or BYTEA, {ID} an auto-incrementing 64-bit primary key.
+-- Hashes, ids, addresses, nonces and signatures are bytes; amounts are decimal text of a u128; chain times are unix
+-- seconds, local times (`*_ms`) unix milliseconds. The chain is the truth: rows that mirror it carry the block they came from.
+
+-- Orders that we serve: opened on-chain, handed in over HTTP, or both.
+CREATE TABLE orders (
+    order_id         {BYTES} PRIMARY KEY,
+    payer            {BYTES} NOT NULL,
+    token            {BYTES} NOT NULL,
+    max_amount       TEXT    NOT NULL,
+    request_commit   {BYTES} NOT NULL,
+    node_scope       {BYTES} NOT NULL,
+    keeper_id        {BYTES} NOT NULL,
+    valid_after      BIGINT  NOT NULL,
+    valid_before     BIGINT  NOT NULL,
+    capture_deadline BIGINT  NOT NULL,
+    nonce            {BYTES} NOT NULL,
+    -- Payer's 65-byte signature; NULL for an order only opened on-chain.
+    signature        {BYTES},
+    -- NULL until known; 32 zero bytes for a public order.
+    blinding         {BYTES},
+    request_hash     {BYTES},
+    -- The request as handed in (JSON), erased when the order is terminal.
+    request          {BYTES},
+    -- open, dispatched, completed, settled, final, voided, expired, reclaimed, refused
+    state            TEXT    NOT NULL,
+    -- Stable error code of a refusal or of the last failed dispatch.
+    reason           TEXT,
+    -- 1 while the chain holds the maximum for this order.
+    held             BIGINT  NOT NULL,
+    -- What is reserved in the lane (lock or credit) for an order that is not held; decimal text, '0' if none.
+    reserved         TEXT    NOT NULL,
+    -- The last reclaim queued.
+    reclaim_tx       BIGINT,
+    attempts         BIGINT  NOT NULL,
+    next_attempt_ms  BIGINT  NOT NULL,
+    created_ms       BIGINT  NOT NULL,
+    updated_ms       BIGINT  NOT NULL
+);
+CREATE INDEX orders_by_state ON orders (state, next_attempt_ms);
+CREATE INDEX orders_by_payer ON orders (payer, created_ms);
+CREATE INDEX orders_by_request ON orders (request_hash);
+-- Not unique: a hold does not spend a nonce. Orders over HTTP are refused when a live one has the same nonce.
+CREATE INDEX orders_by_nonce ON orders (payer, token, keeper_id, nonce);
+
+-- A node's evidence: one inference.
+CREATE TABLE completions (
+    settlement_id    {BYTES} PRIMARY KEY,
+    -- The order it answers; NULL while none is known.
+    order_id         {BYTES},
+    node_id          {BYTES} NOT NULL,
+    node_version     BIGINT  NOT NULL,
+    request_hash     {BYTES} NOT NULL,
+    output_hash      {BYTES} NOT NULL,
+    timestamp        BIGINT  NOT NULL,
+    signature        {BYTES} NOT NULL,
+    -- The answer text, erased when the order is terminal.
+    output           {BYTES},
+    -- The node's whole response body, replayed to a caller that asks again; erased with the output.
+    response         {BYTES},
+    meter_signature  {BYTES},
+    meter_offset     TEXT,
+    amount           TEXT,
+    input_tokens     BIGINT,
+    output_tokens    BIGINT,
+    -- Rates of the card used, token units per million tokens, and the card's version.
+    input_rate       TEXT,
+    output_rate      TEXT,
+    rate_card        TEXT,
+    -- verified, matched, orphaned
+    state            TEXT    NOT NULL,
+    -- private, due, submitted, recorded, refused
+    record_state     TEXT    NOT NULL,
+    record_tx        BIGINT,
+    -- Recording transactions that ended without recording it, and when the next one may be queued.
+    record_attempts  BIGINT  NOT NULL DEFAULT 0,
+    record_next_ms   BIGINT  NOT NULL DEFAULT 0,
+    -- Evidence on OpenGradient.
+    og_tx_hash       {BYTES},
+    og_block         BIGINT,
+    created_ms       BIGINT  NOT NULL
+);
+CREATE INDEX completions_by_order ON completions (order_id);
+CREATE INDEX completions_by_record ON completions (record_state, created_ms);
+CREATE INDEX completions_by_request ON completions (request_hash);
+CREATE INDEX completions_by_state ON completions (state, created_ms);
+CREATE INDEX completions_by_node ON completions (node_id, created_ms);
+
+-- A matched (order, completion): one per order, one per completion. The leaf of a batch or a verified settlement.
+CREATE TABLE receipts (
+    settlement_id    {BYTES} PRIMARY KEY,
+    order_id         {BYTES} NOT NULL UNIQUE,
+    payer            {BYTES} NOT NULL,
+    token            {BYTES} NOT NULL,
+    node_id          {BYTES} NOT NULL,
+    amount           TEXT    NOT NULL,
+    receipt_hash     {BYTES} NOT NULL,
+    -- matched, batched, settled, skipped
+    state            TEXT    NOT NULL,
+    -- batch or verified
+    path             TEXT    NOT NULL,
+    skip_reason      TEXT,
+    batch_id         BIGINT,
+    -- Index in the call's rows.
+    batch_index      BIGINT,
+    -- Number among captured rows (the leaf's row); known once included.
+    leaf_row         BIGINT,
+    -- Transaction that settles it: verified path.
+    tx_id            BIGINT,
+    fee              TEXT,
+    -- Evidence on Base, verified path (a batch has its own).
+    base_tx_hash     {BYTES},
+    base_block       BIGINT,
+    base_block_hash  {BYTES},
+    -- 0 to be done (verified path), 1 done, 2 not wanted or given up.
+    delivered        BIGINT  NOT NULL,
+    deliver_attempts BIGINT  NOT NULL,
+    -- The last delivery queued.
+    deliver_tx       BIGINT,
+    -- How often a skipped row was tried again, and when the next try (settlement or delivery) is due.
+    retries          BIGINT  NOT NULL DEFAULT 0,
+    retry_ms         BIGINT  NOT NULL DEFAULT 0,
+    created_ms       BIGINT  NOT NULL
+);
+CREATE INDEX receipts_by_state ON receipts (state, path, created_ms);
+CREATE INDEX receipts_by_batch ON receipts (batch_id, batch_index);
+CREATE INDEX receipts_by_payer ON receipts (payer, created_ms);
+CREATE INDEX receipts_by_node ON receipts (node_id, created_ms);
+
+CREATE TABLE batches (
+    batch_id         {ID},
+    keeper_id        {BYTES} NOT NULL,
+    token            {BYTES} NOT NULL,
+    n                BIGINT  NOT NULL,
+    -- frozen, submitted, included, safe, finalised, paid, empty, quarantined
+    state            TEXT    NOT NULL,
+    tx_id            BIGINT,
+    finalize_tx_id   BIGINT,
+    -- From BatchSettled.
+    chain_batch_id   BIGINT,
+    record           {BYTES},
+    receipts_root    {BYTES},
+    settled_at       BIGINT,
+    base_tx_hash     {BYTES},
+    base_block       BIGINT,
+    base_block_hash  {BYTES},
+    created_ms       BIGINT  NOT NULL
+);
+CREATE INDEX batches_by_state ON batches (state, created_ms);
+CREATE INDEX batches_by_chain ON batches (chain_batch_id);
+
+-- A transaction is what must happen; an attempt is one signed envelope of it. The nonce lives here and nowhere else.
+CREATE TABLE txs (
+    tx_id            {ID},
+    chain_id         BIGINT  NOT NULL,
+    -- settle_batch, settle_verified, finalize, deliver, reclaim, record, noop
+    kind             TEXT    NOT NULL,
+    -- Unique name of the intent, so that it is queued once.
+    intent_key       TEXT    NOT NULL UNIQUE,
+    target           {BYTES} NOT NULL,
+    calldata         {BYTES} NOT NULL,
+    -- queued, signed, sent, included, done, failed, quarantined, obsolete
+    state            TEXT    NOT NULL,
+    signer           {BYTES},
+    nonce            BIGINT,
+    gas_limit        BIGINT,
+    reason           TEXT,
+    -- From the canonical receipt.
+    tx_hash          {BYTES},
+    block_number     BIGINT,
+    block_hash       {BYTES},
+    gas_used         BIGINT,
+    effective_price  TEXT,
+    success          BIGINT,
+    created_ms       BIGINT  NOT NULL,
+    updated_ms       BIGINT  NOT NULL
+);
+CREATE UNIQUE INDEX txs_by_nonce ON txs (chain_id, signer, nonce);
+CREATE INDEX txs_by_state ON txs (chain_id, state, tx_id);
+
+CREATE TABLE attempts (
+    tx_hash          {BYTES} PRIMARY KEY,
+    tx_id            BIGINT  NOT NULL,
+    raw              {BYTES} NOT NULL,
+    max_fee          TEXT    NOT NULL,
+    tip              TEXT    NOT NULL,
+    created_ms       BIGINT  NOT NULL,
+    broadcast_ms     BIGINT,
+    last_error       TEXT
+);
+CREATE INDEX attempts_by_tx ON attempts (tx_id, created_ms);
+
+-- Canonical logs of our contracts, applied in the transaction that moved the cursor.
+CREATE TABLE events (
+    chain_id         BIGINT  NOT NULL,
+    block_number     BIGINT  NOT NULL,
+    log_index        BIGINT  NOT NULL,
+    block_hash       {BYTES} NOT NULL,
+    tx_hash          {BYTES} NOT NULL,
+    contract         {BYTES} NOT NULL,
+    seq              BIGINT  NOT NULL,
+    name             TEXT    NOT NULL,
+    topics           {BYTES} NOT NULL,
+    -- Second topic: order, batch, settlement or node id, or an account. 32 zero bytes if there is none.
+    topic1           {BYTES} NOT NULL,
+    data             {BYTES} NOT NULL,
+    -- Block time, unix seconds.
+    timestamp        BIGINT  NOT NULL,
+    PRIMARY KEY (chain_id, block_number, log_index)
+);
+CREATE UNIQUE INDEX events_by_seq ON events (chain_id, contract, seq);
+CREATE INDEX events_by_topic ON events (topic1, name);
+CREATE INDEX events_by_name ON events (chain_id, name, block_number);
+CREATE INDEX events_by_tx ON events (tx_hash);
+
+-- Hash-linked window of blocks that are not final.
+CREATE TABLE blocks (
+    chain_id         BIGINT  NOT NULL,
+    number           BIGINT  NOT NULL,
+    hash             {BYTES} NOT NULL,
+    parent           {BYTES} NOT NULL,
+    timestamp        BIGINT  NOT NULL,
+    PRIMARY KEY (chain_id, number)
+);
+
+CREATE TABLE cursors (
+    chain_id         BIGINT  PRIMARY KEY,
+    number           BIGINT  NOT NULL,
+    hash             {BYTES} NOT NULL,
+    timestamp        BIGINT  NOT NULL,
+    safe_number      BIGINT  NOT NULL,
+    finalized_number BIGINT  NOT NULL,
+    updated_ms       BIGINT  NOT NULL
+);
+
+-- Caches of escrow state, rebuilt from the chain after a reorganisation.
+CREATE TABLE accounts (
+    owner            {BYTES} NOT NULL,
+    token            {BYTES} NOT NULL,
+    free             TEXT    NOT NULL,
+    held             TEXT    NOT NULL,
+    PRIMARY KEY (owner, token)
+);
+
+-- One lane per (payer, token, keeper): the lock, and what orders we acknowledged have reserved of lock and credit.
+CREATE TABLE lanes (
+    payer            {BYTES} NOT NULL,
+    token            {BYTES} NOT NULL,
+    keeper_id        {BYTES} NOT NULL,
+    locked           TEXT    NOT NULL,
+    until            BIGINT  NOT NULL,
+    reserved         TEXT    NOT NULL,
+    PRIMARY KEY (payer, token, keeper_id)
+);
+
+-- Spent order nonces of a lane, 256 to a row: bit i of `bits` (big-endian) is nonce word × 256 + i.
+CREATE TABLE nonce_words (
+    payer            {BYTES} NOT NULL,
+    token            {BYTES} NOT NULL,
+    keeper_id        {BYTES} NOT NULL,
+    word             {BYTES} NOT NULL,
+    bits             {BYTES} NOT NULL,
+    PRIMARY KEY (payer, token, keeper_id, word)
+);
+
+-- Node versions from the registry on Base, and where OpenGradient's registry says to reach them.
+CREATE TABLE nodes (
+    node_id          {BYTES} PRIMARY KEY,
+    version          BIGINT  NOT NULL,
+    label            TEXT    NOT NULL,
+    operator         {BYTES} NOT NULL,
+    payout           {BYTES} NOT NULL,
+    registered_at    BIGINT  NOT NULL,
+    retired_at       BIGINT  NOT NULL,
+    revoked_at       BIGINT  NOT NULL,
+    endpoint         TEXT
+);
+CREATE TABLE node_versions (
+    node_id          {BYTES} NOT NULL,
+    version          BIGINT  NOT NULL,
+    verifier         {BYTES} NOT NULL,
+    meter_key        {BYTES} NOT NULL,
+    label            TEXT    NOT NULL,
+    created_at       BIGINT  NOT NULL,
+    replaced_at      BIGINT  NOT NULL,
+    public_key       {BYTES} NOT NULL,
+    PRIMARY KEY (node_id, version)
+);
+
+-- Roles of keepers that share a database; the epoch fences every guarded update.
+CREATE TABLE leases (
+    name             TEXT    PRIMARY KEY,
+    owner            TEXT    NOT NULL,
+    epoch            BIGINT  NOT NULL,
+    expires_ms       BIGINT  NOT NULL
+);
+
+-- API keys, hashed.
+CREATE TABLE api_keys (
+    key_hash         {BYTES} PRIMARY KEY,
+    name             TEXT    NOT NULL,
+    scopes           TEXT    NOT NULL,
+    created_ms       BIGINT  NOT NULL,
+    revoked_ms       BIGINT
+);

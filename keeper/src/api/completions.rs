@@ -1,0 +1,297 @@
+//! `POST /completions`: nodes' evidence, one or many, each answered for itself.
+
+use alloy::primitives::{B256, keccak256};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use futures_util::future::join_all;
+use quittance_bindings::typed::{message_hash, settlement_id};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::auth::has_scope;
+use super::body::{json_bytes, parse, too_large};
+use super::error::{ApiError, ApiResult, ErrorBody};
+use crate::canonical::canonical_request;
+use crate::ctx::Ctx;
+use crate::ctx::SharedCtx;
+use crate::dispatch::{charge_order, check_evidence, node_key, supplied, usage};
+use crate::error::{Code, Refusal};
+use crate::ingest::{Done, Job, NewCompletion};
+use crate::limits::MAX_COMPLETIONS;
+use crate::registry::NodeRecord;
+use crate::store::completions::{Completion, Matched};
+use crate::store::{api_keys, completions, orders};
+use crate::types::OrderRow;
+use crate::verify::charge::check_active;
+use crate::verify::completion::{Evidence, TimestampRules, check_completion, signature};
+
+/// One completion.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Handed {
+    /// The order that it answers; without it, an open order with this request is looked for.
+    #[schema(value_type = Option<String>)]
+    #[serde(alias = "paymentId")]
+    pub order_id: Option<B256>,
+    #[schema(value_type = String)]
+    pub node_id: B256,
+    /// The request, or its hash.
+    #[schema(value_type = Option<Object>)]
+    pub request: Option<Box<RawValue>>,
+    #[schema(value_type = Option<String>)]
+    pub request_hash: Option<B256>,
+    /// The answer's text, or its hash.
+    pub output: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub output_hash: Option<B256>,
+    /// The node's own time, unix seconds.
+    pub timestamp: u64,
+    /// The node's signature, standard base64 or 0x-hexadecimal.
+    pub signature: String,
+    /// The node's Meter `{offset, amount, signature}`; without it this keeper meters, which takes an API key with scope
+    /// `completions`.
+    #[schema(value_type = Option<Object>)]
+    pub meter: Option<Value>,
+    /// `{prompt_tokens, completion_tokens}` or `{input_tokens, output_tokens}`.
+    #[schema(value_type = Option<Object>)]
+    pub usage: Option<Value>,
+    /// The node's whole response, kept for the payer.
+    #[schema(value_type = Option<Object>)]
+    pub response: Option<Box<RawValue>>,
+}
+
+/// What became of one completion.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Accepted {
+    #[schema(value_type = String)]
+    pub settlement_id: B256,
+    /// matched: charged to an order. verified: waits for its order. orphaned: proof without payment, the order has
+    /// another answer or is closed.
+    pub state: &'static str,
+    #[schema(value_type = Option<String>)]
+    pub order_id: Option<B256>,
+}
+
+/// Hands in one completion, or an array of up to 1,000.
+#[utoipa::path(post, path = "/completions", tag = "completions", request_body = Handed,
+    responses(
+        (status = 200, description = "One result, or one per item in order: a result or an error body", body = Accepted),
+        (status = "4XX", description = "Refused (a single completion), or the array itself cannot be read", body = ErrorBody),
+        (status = "5XX", description = "Try again: nothing was stored", body = ErrorBody)))]
+pub async fn submit(State(ctx): State<SharedCtx>, headers: HeaderMap, body: Body) -> ApiResult<Response> {
+    let api = &ctx.config.api;
+    let bytes = json_bytes(&headers, body, api.max_batch_body.max(api.max_body)).await?;
+    let metered = has_scope(&ctx, &headers, api_keys::COMPLETIONS).await?;
+    if bytes.trim_ascii_start().first() != Some(&b'[') {
+        if bytes.len() > api.max_body {
+            return Err(too_large(api.max_body));
+        }
+        return Ok(Json(one(&ctx, parse(&bytes)?, metered).await?).into_response());
+    }
+    let items: Vec<&RawValue> = parse(&bytes)?;
+    if items.len() > MAX_COMPLETIONS {
+        let text = "too many completions in one call";
+        return Err(Refusal::mismatch(Code::BodyTooLarge, text, items.len(), MAX_COMPLETIONS).into());
+    }
+    let results = join_all(items.into_iter().map(|item| {
+        let ctx = &ctx;
+        async move {
+            match parse(item.get().as_bytes()) {
+                Ok(handed) => one(ctx, handed, metered).await,
+                Err(error) => Err(error),
+            }
+        }
+    }))
+    .await;
+    let view = |result: ApiResult<Accepted>| match result {
+        Ok(accepted) => serde_json::to_value(accepted).unwrap_or_default(),
+        Err(ApiError(refusal)) => refusal.to_json(),
+    };
+    Ok(Json(results.into_iter().map(view).collect::<Vec<Value>>()).into_response())
+}
+
+/// Verifies and stores one completion. `metered`: the caller may have us meter by the usage that it reports.
+async fn one(ctx: &Ctx, handed: Handed, metered: bool) -> ApiResult<Accepted> {
+    metrics::counter!("quittance_completions_total").increment(1);
+    let hashes = request_hashes(&handed)?;
+    let output_hash = match (&handed.output, handed.output_hash) {
+        (Some(output), claimed) => {
+            let hash = keccak256(output);
+            if claimed.is_some_and(|claimed| claimed != hash) {
+                return Err(ApiError::new(Code::OutputMismatch, "outputHash is not the hash of output"));
+            }
+            hash
+        }
+        (None, Some(hash)) => hash,
+        (None, None) => return Err(ApiError::new(Code::Malformed, "send output or outputHash")),
+    };
+    let node = ctx.registry.node(handed.node_id).ok_or_else(|| {
+        let details = serde_json::json!({ "nodeId": handed.node_id });
+        let text = "no such node is registered on Base: register it first";
+        ApiError(Refusal { details, ..Refusal::new(Code::UnknownNode, text) })
+    })?;
+    let mut evidence = Evidence {
+        node_id: handed.node_id,
+        request_hash: hashes.first().copied().unwrap_or_default(),
+        output_hash,
+        timestamp: handed.timestamp,
+        signature: node_signature(&handed.signature)?,
+    };
+    // The gateway's variant decides which canonical form was signed.
+    let key = node_key(&node)?;
+    for hash in &hashes {
+        let message = message_hash(*hash, output_hash, handed.timestamp);
+        if key.verify(message, &evidence.signature).is_ok() {
+            evidence.request_hash = *hash;
+            break;
+        }
+    }
+    let id = settlement_id(handed.node_id, evidence.message_hash());
+    // The same completion again gets the first answer, however late it comes.
+    let stored = completions::get(ctx.store.read(), id).await?;
+    if let Some(stored) = stored.filter(|stored| stored.metered.is_some()) {
+        key.verify(evidence.message_hash(), &evidence.signature)?;
+        return known(id, handed.order_id, stored.completion.order_id, stored.state.as_str());
+    }
+    let order = find_order(ctx, &handed, evidence.request_hash).await?;
+    let supplied = handed.meter.as_ref().map(supplied).transpose()?;
+    let usage = usage(handed.usage.as_ref());
+    let Some(order) = order else {
+        check_alone(ctx, &evidence, &node, handed.output.as_deref())?;
+        if supplied.is_some() && handed.order_id.is_none() {
+            return Err(ApiError::new(Code::BadMeter, "a Meter names its order: send orderId with it"));
+        }
+        if supplied.is_none() && !metered {
+            return Err(not_metered());
+        }
+        // Kept with what it came with; checked again and charged when its order comes.
+        let completion = completion(id, handed.order_id, node.version, evidence, &handed, usage);
+        let matching = supplied.zip(handed.order_id).map(|(s, order_id)| {
+            let (signature, offset, amount) = (s.signature, s.offset, s.amount);
+            (order_id, completions::Metered { signature, offset, amount, card: None })
+        });
+        return store(ctx, completion, matching, handed.order_id).await;
+    };
+    check_evidence(ctx, &evidence, &node, &order, handed.output.as_deref())?;
+    if supplied.is_none() && !metered {
+        return Err(not_metered());
+    }
+    let model = order.request.as_deref().and_then(|request| canonical_request(request).ok());
+    let model = model.and_then(|candidates| candidates.into_iter().next()).and_then(|canonical| canonical.model);
+    let (version, charged) = charge_order(ctx, &node, &order, id, supplied.as_ref(), usage, model.as_deref())?;
+    let completion = completion(id, Some(order.order_id), version, evidence, &handed, usage);
+    store(ctx, completion, Some((order.order_id, charged)), Some(order.order_id)).await
+}
+
+fn not_metered() -> ApiError {
+    let text =
+        "send the node's Meter with the completion, or an API key with scope completions to have it metered here";
+    ApiError::new(Code::MeterMissing, text)
+}
+
+/// Candidate hashes of the request that was answered.
+fn request_hashes(handed: &Handed) -> Result<Vec<B256>, Refusal> {
+    let from_request = match &handed.request {
+        Some(request) => canonical_request(request.get().as_bytes())?.iter().map(|canonical| canonical.hash).collect(),
+        None => Vec::new(),
+    };
+    match handed.request_hash {
+        None if from_request.is_empty() => Err(Refusal::new(Code::RequestMissing, "send request or requestHash")),
+        None => Ok(from_request),
+        Some(hash) if from_request.is_empty() || from_request.contains(&hash) => Ok(vec![hash]),
+        Some(_) => Err(Refusal::new(Code::RequestMismatch, "requestHash is not the hash of request")),
+    }
+}
+
+fn node_signature(text: &str) -> Result<Vec<u8>, Refusal> {
+    match text.strip_prefix("0x") {
+        Some(digits) if digits.len() <= 1_024 => {
+            hex::decode(digits).map_err(|_| Refusal::new(Code::Malformed, "signature must be base64 or 0x-hexadecimal"))
+        }
+        _ => signature("signature", text),
+    }
+}
+
+/// The order that a completion names, else one that waits for this request.
+async fn find_order(ctx: &Ctx, handed: &Handed, request_hash: B256) -> ApiResult<Option<OrderRow>> {
+    let order = match handed.order_id {
+        Some(id) => orders::get(ctx.store.read(), id).await?,
+        None => orders::waiting_for_answer(ctx.store.read(), request_hash).await?,
+    };
+    // Without its request an order cannot be matched yet: blinding and hash come with it.
+    Ok(order.filter(|order| order.request_hash.is_some()))
+}
+
+fn check_alone(ctx: &Ctx, evidence: &Evidence, node: &NodeRecord, output: Option<&str>) -> Result<(), Refusal> {
+    check_active(node, evidence.timestamp)?;
+    let rules = TimestampRules {
+        valid_after: 0,
+        valid_before: u64::MAX,
+        now: ctx.clock.now(),
+        max_age: ctx.config.dispatch.max_age,
+        max_ahead: ctx.config.dispatch.max_ahead,
+    };
+    let key = node_key(node)?;
+    check_completion(evidence, evidence.request_hash, output, &key, &rules)?;
+    Ok(())
+}
+
+fn completion(
+    id: B256,
+    order_id: Option<B256>,
+    node_version: u32,
+    evidence: Evidence,
+    handed: &Handed,
+    usage: Option<completions::Usage>,
+) -> Completion {
+    Completion {
+        settlement_id: id,
+        order_id,
+        node_id: evidence.node_id,
+        node_version,
+        request_hash: evidence.request_hash,
+        output_hash: evidence.output_hash,
+        timestamp: evidence.timestamp,
+        signature: evidence.signature,
+        output: handed.output.clone().map(String::into_bytes),
+        response: handed.response.as_ref().map(|response| response.get().as_bytes().to_vec()),
+        usage,
+    }
+}
+
+async fn store(
+    ctx: &Ctx,
+    completion: Completion,
+    matching: Option<(B256, completions::Metered)>,
+    order_id: Option<B256>,
+) -> ApiResult<Accepted> {
+    let id = completion.settlement_id;
+    let job = Job::Completion(Box::new(NewCompletion { completion, matching }));
+    let done = ctx.ingest.submit(job).await?;
+    match done {
+        Done::Matched(Matched::New | Matched::Known) => Ok(Accepted { settlement_id: id, state: "matched", order_id }),
+        Done::Matched(Matched::Answered { .. } | Matched::Closed { .. }) => {
+            Ok(Accepted { settlement_id: id, state: "orphaned", order_id })
+        }
+        Done::Matched(Matched::Replayed { order_id: other }) => known(id, order_id, Some(other), "matched"),
+        Done::Waiting | Done::Admitted | Done::Known => Ok(Accepted { settlement_id: id, state: "verified", order_id }),
+    }
+}
+
+/// The first answer again, unless the bearer wants the inference charged to another order.
+fn known(id: B256, wanted: Option<B256>, order_id: Option<B256>, state: &'static str) -> ApiResult<Accepted> {
+    match (wanted, order_id) {
+        (Some(wanted), Some(charged)) if wanted != charged => {
+            let text = "this inference is charged to another order: each is charged once, run it again";
+            let (actual, expected) = (wanted.to_string(), charged.to_string());
+            Err(Refusal::mismatch(Code::SettlementReplayed, text, actual, expected).into())
+        }
+        _ => Ok(Accepted { settlement_id: id, state, order_id }),
+    }
+}

@@ -1,0 +1,43 @@
+//! The API's description, served and committed: `openapi.json` is compared with the code by a test.
+
+use axum::Json;
+use utoipa::OpenApi;
+
+use super::{completions, ops, orders, receipts, state};
+
+/// The document.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Quittance keeper",
+        description = "Orders for verifiable inference, evidence of it, and receipts. Amounts are token units as decimal \
+                       text, bytes 0x-hexadecimal, errors {code, message, details} with stable codes. Receipts and accounts \
+                       need `Authorization: Bearer KEY` or `Authorization: SIWE MESSAGE.SIGNATURE` (EIP-4361 text in base64, \
+                       EIP-191 signature in hexadecimal; names the keeper's domain and Base's chain id, expires within 10 \
+                       minutes)."
+    ),
+    paths(
+        orders::submit,
+        state::order,
+        completions::submit,
+        receipts::list,
+        receipts::one,
+        state::batch,
+        state::account,
+        state::nodes,
+        ops::livez,
+        ops::readyz,
+        ops::metrics
+    )
+)]
+struct Document;
+
+/// The API's description as OpenAPI.
+pub fn document() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}
+
+/// Serves it.
+pub async fn serve() -> Json<utoipa::openapi::OpenApi> {
+    Json(document())
+}

@@ -1,0 +1,154 @@
+//! Start-up, wiring, supervision and shutdown of the keeper.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::chain::{Side, watch};
+use crate::config::Config;
+use crate::ctx::{Ctx, Keys, SharedCtx};
+use crate::error::{Error, Result};
+use crate::store::Store;
+use crate::supervise::Group;
+use crate::{api, dispatch, finish, ingest, metrics, preflight, relay, settle, tx};
+
+/// Time that shutdown takes at most: first what takes new work, then what commits and sends.
+const FRONT_TIME: Duration = Duration::from_secs(12);
+const SHUTDOWN_TIME: Duration = Duration::from_secs(25);
+/// Between two clean-ups of the metrics recorder.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Runs the keeper until SIGTERM or SIGINT.
+///
+/// # Errors
+/// `preflight_failed` or `bad_configuration` when it must not start, `chain_contradiction` and others when it cannot go
+/// on. State is never in danger: everything acknowledged is in the database.
+pub async fn run(config: Config) -> Result<()> {
+    let metrics = metrics::install()?;
+    let listener = listen(&config.api.listen)?;
+    let store = Store::open(&config.keeper.database).await?;
+    preflight::database(&store, &config.keeper.database).await?;
+    let mut ctx = Ctx::new(config, store)?;
+    ctx.keys = Keys::load(&ctx.config)?;
+    ctx.lock_tail = preflight::chains(&ctx).await?.lock_tail;
+    ctx.metrics = Some(metrics);
+    let ctx: SharedCtx = Arc::new(ctx);
+    let result = serve(&ctx, listener).await;
+    ctx.store.close().await;
+    result
+}
+
+/// Logs to standard error: `RUST_LOG` says how much, `json` in which form.
+pub fn log(json: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second subscriber in one process is a test's own business.
+    let _ = if json { builder.json().try_init() } else { builder.try_init() };
+}
+
+/// Takes the address before anything else, so that a second keeper beside this one fails at once.
+fn listen(address: &str) -> Result<TcpListener> {
+    let taken = |error: std::io::Error| Error::Preflight {
+        check: "listen",
+        message: format!(
+            "cannot listen on api.listen = {address} ({error}): choose another address or stop what uses it"
+        ),
+    };
+    let listener = TcpListener::bind(address).map_err(taken)?;
+    listener.set_nonblocking(true).map_err(taken)?;
+    Ok(listener)
+}
+
+/// Starts all loops, waits for a signal or a fault, and stops them in two phases.
+async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
+    let mut signals = Signals::install()?;
+    let address = listener.local_addr()?;
+    let mut back = Group::new("back", CancellationToken::new());
+    back.spawn("ingest", shared(ctx, ingest::run));
+    back.spawn("metrics", shared(ctx, upkeep));
+    back.spawn("watch_base", shared(ctx, |ctx, stop| watch::run(ctx, Side::Base, stop)));
+    back.spawn("watch_opengradient", shared(ctx, |ctx, stop| watch::run(ctx, Side::OpenGradient, stop)));
+    back.spawn("txs_base", shared(ctx, |ctx, stop| tx::run(ctx, Side::Base, stop)));
+    back.spawn("txs_opengradient", shared(ctx, |ctx, stop| tx::run(ctx, Side::OpenGradient, stop)));
+    let mut front = Group::new("front", ctx.stopping.clone());
+    front.spawn(
+        "api",
+        shared(ctx, move |ctx, stop| {
+            let listener = listener.try_clone();
+            async move { api::serve(tokio::net::TcpListener::from_std(listener?)?, ctx, stop).await }
+        }),
+    );
+    front.spawn("dispatch", shared(ctx, dispatch::run));
+    front.spawn("settle", shared(ctx, settle::run));
+    front.spawn("relay", shared(ctx, relay::run));
+    front.spawn("finish", shared(ctx, finish::run));
+    // The one line on standard output: scripts wait for it.
+    println!("listening on http://{address}");
+    let fault = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(signal, "shutting down");
+            None
+        }
+        fault = front.fault() => Some(fault),
+        fault = back.fault() => Some(fault),
+    };
+    let start = Instant::now();
+    let first = front.shut_down(start + FRONT_TIME).await;
+    let second = back.shut_down(start + SHUTDOWN_TIME).await;
+    tracing::info!(ms = start.elapsed().as_millis(), "stopped");
+    fault.or(first).or(second).map_or(Ok(()), Err)
+}
+
+/// A loop over the shared state, as the supervisor starts it again and again.
+fn shared<F, Fut>(ctx: &SharedCtx, run: F) -> impl Fn(CancellationToken) -> Fut + Send + use<F, Fut>
+where
+    F: Fn(SharedCtx, CancellationToken) -> Fut + Send,
+{
+    let ctx = Arc::clone(ctx);
+    move |stop| run(Arc::clone(&ctx), stop)
+}
+
+async fn upkeep(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
+    while !stop.is_cancelled() {
+        if let Some(metrics) = &ctx.metrics {
+            metrics.run_upkeep();
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(UPKEEP) => {}
+        }
+    }
+    Ok(())
+}
+
+/// What tells the keeper to stop.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn install() -> Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            terminate: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = tokio::signal::ctrl_c().await;
+            "interrupt"
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The command line for payers, nodes and operators.
+
+pub mod amount;
+pub mod devnet;
+pub mod erc20;
+pub mod failure;
+pub mod http;
+pub mod key;
+pub mod money;
+pub mod network;
+pub mod order;
+pub mod order_file;
+pub mod output;
+pub mod receipt;
+pub mod request;
+pub mod revert;
+pub mod send;
+pub mod settle;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde_json::json;
+
+use failure::{Failure, Result};
+use output::Report;
+
+use crate::config::Config;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "quittance",
+    version,
+    about = "Payments for verifiable AI inference: the keeper, and tools that need none",
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the keeper
+    Run(RunArgs),
+    /// Check a configuration file
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Two local chains, contracts, nodes and a keeper
+    Devnet(devnet::Devnet),
+    /// Put tokens into the escrow
+    Deposit(Json<money::Deposit>),
+    /// Take free balance out of the escrow
+    Withdraw(Json<money::Withdraw>),
+    /// Leave money in place for orders that name a keeper
+    Lock(Json<money::LockMoney>),
+    /// Return an expired lock to its payer. Anyone can
+    Unlock(Json<money::Unlock>),
+    /// Show an account: free, held, locked
+    Balance(Json<money::Balance>),
+    /// Orders: sign, submit, hold, open, reclaim, cancel
+    Order(Json<Nested<order::OrderCommand>>),
+    /// Settle one inference against its three signatures. Anyone can
+    Settle(Json<settle::Settle>),
+    /// Pay the nodes of a batch after its window. Anyone can
+    Finalize(Json<settle::Finalize>),
+    /// Hand a settled answer to the contract that ordered it. Anyone can
+    Deliver(Json<settle::Deliver>),
+    /// Receipts: get, verify, export
+    Receipt(Json<Nested<receipt::ReceiptCommand>>),
+    /// Requests: canonical bytes and hash
+    Request(Json<Nested<request::RequestCommand>>),
+    /// API keys of a keeper's database: create, revoke
+    Key(Json<Nested<key::KeyCommand>>),
+}
+
+/// Where the configuration is.
+#[derive(clap::Args, Debug)]
+struct ConfigArgs {
+    /// Configuration (TOML)
+    #[arg(short, long, default_value = "quittance.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// How to run the keeper.
+#[derive(clap::Args, Debug)]
+struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Log JSON lines
+    #[arg(long)]
+    log_json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Read and check it, start nothing
+    Check(ConfigArgs),
+}
+
+/// Any command with `--json`.
+#[derive(clap::Args, Debug)]
+struct Json<T: clap::Args> {
+    #[command(flatten)]
+    inner: T,
+    /// Print one JSON document
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// A group of subcommands as arguments.
+#[derive(clap::Args, Debug)]
+struct Nested<T: Subcommand> {
+    #[command(subcommand)]
+    command: T,
+}
+
+/// Runs the program: parses the command line, acts, prints. Exit code 0 ok, 1 failed, 2 usage or configuration.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return print(&Err(error.into()), false),
+    };
+    let (result, json) = runtime.block_on(cli.command.run());
+    // Child processes and loops have ended by now; what remains are idle connections.
+    runtime.shutdown_background();
+    print(&result, json)
+}
+
+impl Command {
+    async fn run(self) -> (Result<Report>, bool) {
+        match self {
+            Self::Run(args) => (run_keeper(args).await, false),
+            Self::Config(ConfigCommand::Check(args)) => (check_config(&args), false),
+            Self::Devnet(args) => (args.run().await, false),
+            Self::Deposit(args) => (args.inner.run().await, args.json),
+            Self::Withdraw(args) => (args.inner.run().await, args.json),
+            Self::Lock(args) => (args.inner.run().await, args.json),
+            Self::Unlock(args) => (args.inner.run().await, args.json),
+            Self::Balance(args) => (args.inner.run().await, args.json),
+            Self::Order(args) => (args.inner.command.run().await, args.json),
+            Self::Settle(args) => (args.inner.run().await, args.json),
+            Self::Finalize(args) => (args.inner.run().await, args.json),
+            Self::Deliver(args) => (args.inner.run().await, args.json),
+            Self::Receipt(args) => (args.inner.command.run().await, args.json),
+            Self::Request(args) => (args.inner.command.run(), args.json),
+            Self::Key(args) => (args.inner.command.run().await, args.json),
+        }
+    }
+}
+
+async fn run_keeper(args: RunArgs) -> Result<Report> {
+    crate::app::log(args.log_json);
+    let config = Config::load(&args.config.config)?;
+    crate::app::run(config).await?;
+    Ok(Report { json: json!({}), text: String::new(), ok: true })
+}
+
+fn check_config(args: &ConfigArgs) -> Result<Report> {
+    let config = Config::load(&args.config)?;
+    crate::preflight::keys(&config)?;
+    let facts = [("configuration", "ok".to_owned()), ("keeper", config.keeper.id.to_string())];
+    Ok(Report::facts(json!({ "ok": true }), &facts))
+}
+
+fn print(result: &Result<Report>, json: bool) -> ExitCode {
+    match result {
+        Ok(report) => {
+            let text = if json { report.json.to_string() } else { report.text.clone() };
+            if !text.is_empty() {
+                // A closed pipe is the reader's choice, no failure.
+                let _ = writeln!(std::io::stdout(), "{text}");
+            }
+            if report.ok { ExitCode::SUCCESS } else { ExitCode::from(1) }
+        }
+        Err(failure) => {
+            if json {
+                let _ = writeln!(std::io::stdout(), "{}", failure.to_json());
+            } else {
+                let _ = writeln!(std::io::stderr(), "quittance: {failure}");
+            }
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+/// Nothing is printed twice: a failure of a report is in the report.
+impl From<eyre::Report> for Failure {
+    fn from(report: eyre::Report) -> Self {
+        match report.downcast::<crate::error::Error>() {
+            Ok(error) => error.into(),
+            Err(report) => Self::new("failed", format!("{report:#}")),
+        }
+    }
+}

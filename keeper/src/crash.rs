@@ -1,0 +1,82 @@
+//! Named places where a test may kill the process, to prove that a restart loses nothing and pays nothing twice.
+
+/// Every crash point, in the order in which an inference passes them.
+pub const POINTS: [&str; 5] = [
+    // An order is committed, its caller has no answer yet.
+    "after_order_commit",
+    // A node answered and the answer verified, nothing of it is committed.
+    "after_completion_before_commit",
+    // A batch and its queued transaction are committed, nothing is signed.
+    "after_freeze",
+    // Nonce and signed bytes are committed, nothing is broadcast.
+    "after_persist_before_send",
+    // The transaction is broadcast, the database does not know it.
+    "after_send_before_mark",
+];
+
+/// Kills the process here when `QUITTANCE_CRASH_AT=<name>[:n]` names this point; `n` is the pass that kills (default 1).
+///
+/// Does nothing in a release build without the feature `fault`. The process ends as `kill -9` would end it: no
+/// destructor, no flush, no shutdown.
+#[inline]
+pub fn point(name: &str) {
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    armed::pass(name);
+    #[cfg(not(any(debug_assertions, feature = "fault")))]
+    let _ = name;
+}
+
+#[cfg(any(debug_assertions, feature = "fault"))]
+mod armed {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// The point that kills, and the pass that does.
+    #[derive(Debug, PartialEq, Eq)]
+    pub(super) struct Armed {
+        pub(super) name: String,
+        pub(super) pass: u64,
+    }
+
+    static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+    static PASSES: AtomicU64 = AtomicU64::new(0);
+
+    /// Reads `<name>[:n]`; `None` for an empty text.
+    pub(super) fn parse(text: &str) -> Option<Armed> {
+        let (name, pass) = text.split_once(':').unwrap_or((text, "1"));
+        if name.is_empty() {
+            return None;
+        }
+        Some(Armed { name: name.to_owned(), pass: pass.parse().unwrap_or(1).max(1) })
+    }
+
+    pub(super) fn pass(name: &str) {
+        let armed = ARMED.get_or_init(|| std::env::var("QUITTANCE_CRASH_AT").ok().as_deref().and_then(parse));
+        let Some(armed) = armed else { return };
+        if armed.name == name && PASSES.fetch_add(1, Ordering::SeqCst) + 1 == armed.pass {
+            eprintln!("crash point {name}");
+            std::process::abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_happens_unless_armed() {
+        for name in POINTS {
+            point(name);
+        }
+    }
+
+    #[test]
+    fn reads_name_and_pass() {
+        assert_eq!(armed::parse(""), None);
+        let read = |text| armed::parse(text).map(|armed| (armed.name, armed.pass));
+        assert_eq!(read("after_freeze"), Some(("after_freeze".to_owned(), 1)));
+        assert_eq!(read("after_freeze:3"), Some(("after_freeze".to_owned(), 3)));
+        assert_eq!(read("after_freeze:0"), Some(("after_freeze".to_owned(), 1)));
+    }
+}

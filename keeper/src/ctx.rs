@@ -1,0 +1,113 @@
+//! What every loop and handler shares.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use alloy::primitives::B256;
+use alloy::signers::local::PrivateKeySigner;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::chain::rpc::Rpc;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::crypto::load_signer;
+use crate::dispatch::Desk;
+use crate::error::Result;
+use crate::ingest::Ingest;
+use crate::registry::Registry;
+use crate::store::Store;
+
+/// Wake-ups between loops: hints only, every loop also ticks on its own.
+#[derive(Debug, Default)]
+pub struct Signals {
+    /// An order became servable.
+    pub orders: Notify,
+    /// A completion was stored; wakes those who wait for an answer too.
+    pub completions: Notify,
+    /// A transaction was queued on Base.
+    pub base_txs: Notify,
+    /// A transaction was queued on OpenGradient.
+    pub og_txs: Notify,
+    /// Events of a block were applied.
+    pub chain: Notify,
+}
+
+/// Shared state of a running keeper.
+#[derive(Debug)]
+pub struct Ctx {
+    pub config: Config,
+    pub store: Store,
+    pub clock: Clock,
+    /// RPC of Base and of OpenGradient. Never on the way from a completion to its acknowledgement.
+    pub base: Rpc,
+    pub og: Rpc,
+    /// Nodes and keys as the chain has them, for the hot path.
+    pub registry: Registry,
+    pub signals: Signals,
+    /// Keys that sign receipts and Meters; transaction keys are elsewhere.
+    pub keys: Keys,
+    /// The escrow's `LOCK_TAIL`, seconds. Until preflight has read it no lock secures anything.
+    pub lock_tail: u64,
+    /// The writer that commits orders and completions in groups.
+    pub ingest: Ingest,
+    /// What nodes are busy with.
+    pub desk: Desk,
+    /// What `/metrics` shows; `None` in tests.
+    pub metrics: Option<PrometheusHandle>,
+    /// Cancelled when the keeper stops taking new work: `/readyz` answers 503 from then on.
+    pub stopping: CancellationToken,
+}
+
+/// Keys that sign what this keeper says, not what it sends.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// Signs receipt files; without it they carry no signature of the keeper.
+    pub receipt: Option<PrivateKeySigner>,
+    /// Meter keys by node id, where this keeper meters for the node.
+    pub meter: BTreeMap<B256, PrivateKeySigner>,
+}
+
+impl Keys {
+    /// Loads the keys that the configuration names. Decrypting a keystore takes about a second each.
+    ///
+    /// # Errors
+    /// `bad_configuration` naming the variable or file.
+    pub fn load(config: &Config) -> Result<Self> {
+        let mut meter = BTreeMap::new();
+        for node in &config.nodes {
+            if let Some(source) = &node.meter_key {
+                meter.insert(node.id, load_signer(source)?);
+            }
+        }
+        Ok(Self { receipt: Some(load_signer(&config.keeper.receipt_key)?), meter })
+    }
+}
+
+impl Ctx {
+    /// Puts the shared state together; connects to no chain and loads no key. `keys` and `lock_tail` are set by start-up.
+    ///
+    /// # Errors
+    /// `bad_configuration` for an RPC URL that is none.
+    pub fn new(config: Config, store: Store) -> Result<Self> {
+        Ok(Self {
+            base: Rpc::new(config.base.chain_id, &config.base.rpc)?,
+            og: Rpc::new(config.opengradient.chain_id, &config.opengradient.rpc)?,
+            desk: Desk::new(&config.dispatch)?,
+            keys: Keys::default(),
+            lock_tail: u64::MAX,
+            ingest: Ingest::default(),
+            config,
+            store,
+            clock: Clock::default(),
+            registry: Registry::default(),
+            signals: Signals::default(),
+            metrics: None,
+            stopping: CancellationToken::new(),
+        })
+    }
+}
+
+/// Shared handle.
+pub type SharedCtx = Arc<Ctx>;

@@ -1,0 +1,62 @@
+//! The demonstration: six things that must hold, shown with real chains, processes, signatures and money of no worth.
+
+pub mod chain;
+pub mod checks;
+pub mod finish;
+mod kill;
+pub mod stage;
+pub mod steps;
+pub mod story;
+pub mod wallets;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::devnet::Devnet;
+use crate::error::Result;
+use stage::Stage;
+use story::Report;
+
+/// Orders over HTTP unless told otherwise.
+pub const INFERENCES: usize = 24;
+
+/// Says what happens now; the demo is watched.
+fn say(started: Instant, text: &str) {
+    let _ = writeln!(std::io::stderr(), "[{:>5.1} s] {text}", started.elapsed().as_secs_f64());
+}
+
+/// Plays all six steps on a running devnet and checks what came of them. The stage is left running.
+///
+/// # Errors
+/// The first thing that did not happen at all; what happened wrongly is a failed check of the report.
+pub async fn play(devnet: Devnet, program: PathBuf, inferences: usize, started: Instant) -> Result<(Stage, Report)> {
+    let wallets = inferences.div_ceil(12).clamp(4, 12);
+    say(started, &format!("chains and contracts are up; starting the keeper, funding {wallets} wallets"));
+    let mut stage = Stage::set(devnet, program, wallets).await?;
+    say(started, "1. a protocol's contract orders an inference on-chain");
+    steps::protocol_orders(&mut stage).await?;
+    say(started, "4. an order names a node that is no more: nobody will answer");
+    steps::open_unanswered(&mut stage).await?;
+    say(started, &format!("2. wallets hand in {inferences} signed orders over HTTP, {} at once", stage::CONCURRENCY));
+    stage.hand_in(inferences, "orders over HTTP").await?;
+    say(started, "3. a node signs wrongly: its answer is refused, another node is asked");
+    steps::bad_signature(&mut stage).await?;
+    steps::protocol_answered(&stage).await?;
+    say(started, "1. the protocol's contract has its answer");
+    say(started, "5. kill -9 with a broadcast batch in no block and acknowledged orders that no node saw");
+    steps::kill_and_restart(&mut stage).await?;
+    let kill = &stage.story.kill;
+    let unmined: usize = kill.unmined.iter().map(|tx| tx.orders.len()).sum();
+    let undispatched = kill.undispatched.len();
+    say(started, &format!("   the keeper is back; {unmined} orders were unmined, {undispatched} undispatched"));
+    steps::reclaim_unanswered(&stage).await?;
+    say(started, "4. a stranger reclaimed the unanswered order for its payer");
+    say(started, "6. windows pass, nodes are paid, inferences are recorded on OpenGradient");
+    let patience = Duration::from_secs(90 + u64::try_from(inferences / 4).unwrap_or(0));
+    let receipts = finish::receipts(&stage, patience).await?;
+    stage.note_peak();
+    say(started, &format!("   {} receipts are final; verifying them offline and counting the money", receipts.len()));
+    let report = finish::report(&stage, receipts, started).await?;
+    Ok((stage, report))
+}

@@ -1,0 +1,279 @@
+//! The writer that commits orders and completions in groups: callers are answered after the commit that holds their rows.
+
+use alloy::primitives::B256;
+use quittance_bindings::typed::Order;
+use sqlx::AnyConnection;
+use std::time::Duration;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::crash;
+use crate::ctx::{Ctx, SharedCtx};
+use crate::error::{Code, Error, Refusal, Result};
+use crate::limits::{Cover, credit, settlement_horizon};
+use crate::store::completions::{self, Completion, Matched, Metered};
+use crate::store::orders::{self, Signed};
+use crate::store::{WriteTx, accounts, batches};
+
+/// Jobs that wait at most; beyond it callers are told to come back.
+const QUEUE: usize = 4_096;
+
+/// Jobs in one transaction at most: beyond this SQLite gains nothing.
+const GROUP: usize = 64;
+
+/// What is to be committed.
+#[derive(Debug)]
+pub enum Job {
+    Order(Box<NewOrder>),
+    Completion(Box<NewCompletion>),
+}
+
+/// A checked order with its request.
+#[derive(Clone, Debug)]
+pub struct NewOrder {
+    pub order_id: B256,
+    pub order: Order,
+    pub signature: Option<Vec<u8>>,
+    pub blinding: B256,
+    pub request_hash: B256,
+    pub request: Vec<u8>,
+    /// A dispatcher leaves the order to its bearer until then, unix milliseconds; 0 for at once.
+    pub dispatch_from_ms: i64,
+}
+
+/// A verified completion.
+#[derive(Clone, Debug)]
+pub struct NewCompletion {
+    pub completion: Completion,
+    /// Order and Meter to match it with; `None` while its order is not known.
+    pub matching: Option<(B256, Metered)>,
+}
+
+/// What was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// The order is ours to serve now.
+    Admitted,
+    /// The order was handed in before.
+    Known,
+    /// The completion belongs to an order.
+    Matched(Matched),
+    /// The completion waits for its order.
+    Waiting,
+}
+
+type Message = (Job, oneshot::Sender<Result<Done, Refusal>>);
+
+/// Both ends of the queue.
+#[derive(Debug)]
+pub struct Ingest {
+    sender: mpsc::Sender<Message>,
+    receiver: Mutex<mpsc::Receiver<Message>>,
+}
+
+impl Default for Ingest {
+    fn default() -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        Self { sender, receiver: Mutex::new(receiver) }
+    }
+}
+
+impl Ingest {
+    /// Commits a caller's job, or refuses at once when too many wait. New orders are shed first: they may take half of the
+    /// queue, completions, which are revenue already earned, all of it.
+    ///
+    /// # Errors
+    /// `overloaded`, `internal` when the commit failed, and the refusals of the job itself. Nothing is stored then.
+    pub async fn submit(&self, job: Job) -> Result<Done, Refusal> {
+        if matches!(job, Job::Order(_)) && self.waiting() >= QUEUE / 2 {
+            return Err(overloaded());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.sender.try_send((job, reply)).map_err(|_| overloaded())?;
+        answer.await.map_err(|_| overloaded())?
+    }
+
+    /// Commits a job of our own and waits for room: an answer that a node gave must not be dropped.
+    ///
+    /// # Errors
+    /// As `submit`; `overloaded` only when the keeper stops.
+    pub async fn submit_waiting(&self, job: Job) -> Result<Done, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.sender.send((job, reply)).await.map_err(|_| overloaded())?;
+        answer.await.map_err(|_| overloaded())?
+    }
+
+    /// Jobs that wait now.
+    pub fn waiting(&self) -> usize {
+        QUEUE.saturating_sub(self.sender.capacity())
+    }
+}
+
+fn overloaded() -> Refusal {
+    Refusal::new(Code::Overloaded, "the keeper is overloaded or stopping, and nothing was stored: try again shortly")
+}
+
+/// Commits jobs until `stop`, and then what still comes within a second: the API and the dispatcher stop first.
+///
+/// # Errors
+/// None of its own: a failed commit is the callers' answer.
+pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
+    let mut receiver = ctx.ingest.receiver.lock().await;
+    loop {
+        let first = tokio::select! {
+            biased;
+            message = receiver.recv() => message,
+            () = stop.cancelled() => break,
+        };
+        let Some(first) = first else { return Ok(()) };
+        commit_group(&ctx, group(first, &mut receiver)).await;
+    }
+    while let Ok(Some(first)) = tokio::time::timeout(Duration::from_secs(1), receiver.recv()).await {
+        commit_group(&ctx, group(first, &mut receiver)).await;
+    }
+    receiver.close();
+    while let Some(first) = receiver.recv().await {
+        commit_group(&ctx, group(first, &mut receiver)).await;
+    }
+    Ok(())
+}
+
+fn group(first: Message, receiver: &mut mpsc::Receiver<Message>) -> Vec<Message> {
+    let mut group = vec![first];
+    while group.len() < GROUP
+        && let Ok(message) = receiver.try_recv()
+    {
+        group.push(message);
+    }
+    group
+}
+
+async fn commit_group(ctx: &Ctx, group: Vec<Message>) {
+    let (jobs, replies): (Vec<Job>, Vec<_>) = group.into_iter().unzip();
+    match commit(ctx, &jobs).await {
+        Ok(results) => {
+            let stored = |wanted: fn(&Job) -> bool| jobs.iter().zip(&results).any(|(job, r)| wanted(job) && r.is_ok());
+            if stored(|job| matches!(job, Job::Order(_))) {
+                crash::point("after_order_commit");
+                ctx.signals.orders.notify_one();
+            }
+            if stored(|job| matches!(job, Job::Completion(_))) {
+                ctx.signals.completions.notify_waiters();
+            }
+            for (reply, result) in replies.into_iter().zip(results) {
+                // A caller that went away finds its answer when it asks again.
+                drop(reply.send(result));
+            }
+        }
+        Err(error) => {
+            tracing::error!(code = error.code(), %error, jobs = jobs.len(), "commit failed");
+            for reply in replies {
+                let text = "the database failed and nothing was stored: try again";
+                drop(reply.send(Err(Refusal::new(Code::Internal, text))));
+            }
+        }
+    }
+}
+
+/// One transaction. A refusal concerns its own job, any other error everybody's.
+async fn commit(ctx: &Ctx, jobs: &[Job]) -> Result<Vec<Result<Done, Refusal>>> {
+    // Read before the transaction: on SQLite the reader is another connection.
+    let chain_now = chain_now(ctx).await?;
+    let mut tx = ctx.store.write().await?;
+    let mut results = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let done = match job {
+            Job::Order(new) => admit(ctx, &mut tx, new, chain_now).await,
+            Job::Completion(new) => record(ctx, &mut tx, new).await,
+        };
+        results.push(match done {
+            Ok(done) => Ok(done),
+            Err(Error::Refused(refusal)) => Err(refusal),
+            Err(error) => return Err(error),
+        });
+    }
+    tx.commit().await?;
+    Ok(results)
+}
+
+/// Later of wall clock and Base's head, unix seconds: what deadlines and locks are measured against.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn chain_now(ctx: &Ctx) -> Result<u64> {
+    let head = batches::head(&ctx.store, ctx.config.base.chain_id).await?;
+    let chain = head.and_then(|head| u64::try_from(head.timestamp).ok()).unwrap_or(0);
+    Ok(chain.max(ctx.clock.now()))
+}
+
+/// Takes an order: reservation and row in one transaction. Every refusal comes before the first write.
+async fn admit(ctx: &Ctx, tx: &mut WriteTx, new: &NewOrder, chain_now: u64) -> Result<Done> {
+    let now_ms = ctx.clock.now_ms();
+    let signed = Signed {
+        order_id: new.order_id,
+        order: &new.order,
+        signature: new.signature.as_deref(),
+        blinding: new.blinding,
+        request_hash: new.request_hash,
+        request: &new.request,
+    };
+    if orders::get(&mut **tx, new.order_id).await?.is_some() {
+        let attached = orders::attach_request(tx, &signed, new.dispatch_from_ms, now_ms).await?;
+        return Ok(if attached { Done::Admitted } else { Done::Known });
+    }
+    let order = &new.order;
+    let spent = accounts::nonce_spent(&mut **tx, order.payer, order.token, order.keeperId, order.nonce).await?;
+    let holder = orders::nonce_holder(&mut **tx, new.order_id, order).await?;
+    if spent || holder.is_some() {
+        let text =
+            "the nonce is spent or used by another live order of this payer, token and keeper: sign with a new one";
+        let holder = holder.map(|id| id.to_string());
+        return Err(Refusal::mismatch(Code::NonceSpent, text, order.nonce.to_string(), holder).into());
+    }
+    let until = chain_now.saturating_add(settlement_horizon(&ctx.config));
+    let cover = cover(tx, &ctx.config, order).await?;
+    let limit = cover.limit(until, ctx.lock_tail);
+    let amount = order.maxAmount;
+    if !accounts::reserve(tx, new.order_id, order.payer, order.token, order.keeperId, amount, limit).await? {
+        let text = "the order is secured neither by a hold nor by a lock for this keeper that lasts long enough, nor by \
+                    credit: lock or open it on-chain, wait until the keeper has seen that, and hand it in again";
+        let left = limit.saturating_sub(cover.lane.reserved);
+        return Err(Refusal::mismatch(Code::InsufficientBalance, text, left.to_string(), amount.to_string()).into());
+    }
+    orders::insert_signed(tx, &signed, amount, new.dispatch_from_ms, now_ms).await?;
+    Ok(Done::Admitted)
+}
+
+/// What secures unheld orders of this order's lane.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn cover(db: &mut AnyConnection, config: &Config, order: &Order) -> Result<Cover> {
+    // A payer has two lanes with us: orders that name us, and orders that name nobody.
+    let other = if order.keeperId == B256::ZERO { config.keeper.id } else { B256::ZERO };
+    Ok(Cover {
+        lane: accounts::lane(&mut *db, order.payer, order.token, order.keeperId).await?,
+        other: accounts::lane(&mut *db, order.payer, order.token, other).await?,
+        free: accounts::account(&mut *db, order.payer, order.token).await?.free,
+        credit: credit(config, order.token),
+    })
+}
+
+async fn record(ctx: &Ctx, tx: &mut WriteTx, new: &NewCompletion) -> Result<Done> {
+    let now_ms = ctx.clock.now_ms();
+    let Some((order_id, metered)) = &new.matching else {
+        completions::insert_verified(tx, &new.completion, None, now_ms).await?;
+        return Ok(Done::Waiting);
+    };
+    let Some(order) = orders::get(&mut **tx, *order_id).await? else {
+        completions::insert_verified(tx, &new.completion, Some(metered), now_ms).await?;
+        return Ok(Done::Waiting);
+    };
+    let matched = completions::insert_matched(tx, &new.completion, metered, *order_id, now_ms).await?;
+    if matches!(matched, Matched::Answered { .. } | Matched::Closed { .. }) {
+        let private = order.blinding.is_none_or(|blinding| blinding != B256::ZERO);
+        completions::insert_orphan(tx, &new.completion, private, now_ms).await?;
+    }
+    Ok(Done::Matched(matched))
+}

@@ -1,0 +1,31 @@
+//! The Quittance keeper: verifies payments, matches them with proven inferences, settles and relays.
+
+pub mod api;
+pub mod app;
+pub mod canonical;
+pub mod chain;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod crash;
+pub mod crypto;
+pub mod ctx;
+pub mod devnet;
+pub mod dispatch;
+pub mod error;
+pub mod finish;
+pub mod ingest;
+pub mod limits;
+pub mod merkle;
+pub mod metrics;
+pub mod preflight;
+pub mod receipt;
+pub mod registry;
+pub mod relay;
+pub mod settle;
+pub mod store;
+pub mod supervise;
+pub mod tx;
+pub mod types;
+pub mod verify;
+pub mod wire;

@@ -1,0 +1,306 @@
+//! What must hold before the keeper starts: chains, contracts, roles, gas, database, clock.
+
+use alloy::eips::BlockNumberOrTag;
+use alloy::primitives::{Address, B256, Bytes, U256};
+use alloy::sol_types::SolCall;
+
+use crate::chain::rpc::Rpc;
+use crate::config::Config;
+use crate::crypto::load_signer;
+use crate::ctx::Ctx;
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// Seconds between the local clock and a chain's latest block that are worth a warning.
+const SKEW_WARN: u64 = 60;
+/// Seconds that a chain's latest block may lie behind the local clock.
+const SKEW_MAX: u64 = 3_600;
+
+alloy::sol! {
+    function escrow() returns (address);
+    function nodes() returns (address);
+    function keepers() returns (address);
+    function registry() returns (address);
+    function isHotKey(bytes32 keeperId, address key) returns (bool);
+    function LOCK_TAIL() returns (uint40);
+}
+
+/// What start-up learns from the chains.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// The escrow's `LOCK_TAIL`, seconds.
+    pub lock_tail: u64,
+}
+
+/// A stable name and a sentence that says what to do.
+fn refuse(check: &'static str, message: String) -> Error {
+    Error::Preflight { check, message }
+}
+
+/// Checks the database by a write that is undone.
+///
+/// # Errors
+/// `preflight_failed`, check `database`.
+pub async fn database(store: &Store, url: &str) -> Result<()> {
+    // A URL may carry a password; its scheme says enough.
+    let scheme = url.split(':').next().unwrap_or_default();
+    store.probe().await.map_err(|error| {
+        refuse(
+            "database",
+            format!("the {scheme} database cannot be written ({error}): check keeper.database, rights and disk"),
+        )
+    })
+}
+
+/// Checks everything else. All that fails is logged, the first failure is returned.
+///
+/// # Errors
+/// `preflight_failed` with the check's name.
+pub async fn chains(ctx: &Ctx) -> Result<Facts> {
+    let config = &ctx.config;
+    let (base, og) = (&config.base, &config.opengradient);
+    let mut failed = Failures::default();
+    let base_ok = failed.note(chain_id(&ctx.base, "base_chain_id", "base").await);
+    let og_ok = failed.note(chain_id(&ctx.og, "og_chain_id", "opengradient").await);
+    let mut lock_tail = None;
+    if base_ok {
+        let named = [
+            ("base.escrow", base.escrow),
+            ("base.ledger", base.ledger),
+            ("base.node_registry", base.node_registry),
+            ("base.keeper_registry", base.keeper_registry),
+        ];
+        for (name, address) in named.into_iter().chain(base.tokens.iter().map(|token| ("base.tokens", *token))) {
+            failed.note(code(&ctx.base, "base_code", name, address).await);
+        }
+        if failed.first.is_none() {
+            failed.note(
+                wired(&ctx.base, "base_wiring", "ledger.escrow", base.ledger, &escrowCall {}.abi_encode(), base.escrow)
+                    .await,
+            );
+            failed.note(
+                wired(
+                    &ctx.base,
+                    "base_wiring",
+                    "ledger.nodes",
+                    base.ledger,
+                    &nodesCall {}.abi_encode(),
+                    base.node_registry,
+                )
+                .await,
+            );
+            failed.note(
+                wired(
+                    &ctx.base,
+                    "base_wiring",
+                    "ledger.keepers",
+                    base.ledger,
+                    &keepersCall {}.abi_encode(),
+                    base.keeper_registry,
+                )
+                .await,
+            );
+            lock_tail = failed.take(tail(ctx).await);
+            failed.note(hot_key(ctx, "hot_key", "base.key", load_signer(&base.key)?.address()).await);
+            failed.note(
+                hot_key(ctx, "receipt_key", "keeper.receipt_key", load_signer(&config.keeper.receipt_key)?.address())
+                    .await,
+            );
+        }
+        failed.note(gas(&ctx.base, "base_gas", "base.key", load_signer(&base.key)?.address()).await);
+        failed.note(head(ctx, &ctx.base, "base_clock", base.start_block).await);
+    }
+    if og_ok {
+        let inbox = failed.note(code(&ctx.og, "og_code", "opengradient.inbox", og.inbox).await);
+        let registry = failed.note(code(&ctx.og, "og_code", "opengradient.tee_registry", og.tee_registry).await);
+        if inbox && registry {
+            failed.note(
+                wired(&ctx.og, "og_wiring", "inbox.registry", og.inbox, &registryCall {}.abi_encode(), og.tee_registry)
+                    .await,
+            );
+        }
+        failed.note(gas(&ctx.og, "og_gas", "opengradient.key", load_signer(&og.key)?.address()).await);
+        failed.note(head(ctx, &ctx.og, "og_clock", og.start_block).await);
+    }
+    match (failed.first, lock_tail) {
+        (Some(error), _) => Err(error),
+        (None, Some(lock_tail)) => Ok(Facts { lock_tail }),
+        (None, None) => Err(refuse("base_wiring", "the escrow's LOCK_TAIL is not known".to_owned())),
+    }
+}
+
+#[derive(Default)]
+struct Failures {
+    first: Option<Error>,
+}
+
+impl Failures {
+    fn note(&mut self, outcome: Result<()>) -> bool {
+        self.take(outcome).is_some()
+    }
+
+    fn take<T>(&mut self, outcome: Result<T>) -> Option<T> {
+        match outcome {
+            Ok(value) => Some(value),
+            Err(error) => {
+                tracing::error!(%error, "preflight");
+                self.first.get_or_insert(error);
+                None
+            }
+        }
+    }
+}
+
+async fn chain_id(rpc: &Rpc, check: &'static str, section: &str) -> Result<()> {
+    let expected = rpc.chain_id();
+    let reported = rpc
+        .reported_chain_ids()
+        .await
+        .map_err(|error| refuse(check, format!("{section}.rpc does not answer ({error}): check the URLs")))?;
+    for (endpoint, actual) in reported {
+        if actual != expected {
+            let hint = format!("correct {section}.rpc or {section}.chain_id");
+            return Err(refuse(
+                check,
+                format!("{endpoint} serves chain {actual}, {section}.chain_id is {expected}: {hint}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn code(rpc: &Rpc, check: &'static str, name: &str, address: Address) -> Result<()> {
+    if rpc.code(address).await?.is_empty() {
+        let chain = rpc.chain_id();
+        return Err(refuse(
+            check,
+            format!("there is no contract at {name} = {address} on chain {chain}: correct the address"),
+        ));
+    }
+    Ok(())
+}
+
+async fn ask(rpc: &Rpc, contract: Address, data: &[u8]) -> Result<Bytes> {
+    let data = Bytes::copy_from_slice(data);
+    Ok(rpc.call(Address::ZERO, contract, &data, BlockNumberOrTag::Latest.into()).await?)
+}
+
+/// Whether a contract names another as the configuration does.
+async fn wired(
+    rpc: &Rpc,
+    check: &'static str,
+    what: &str,
+    contract: Address,
+    data: &[u8],
+    expected: Address,
+) -> Result<()> {
+    let answer = ask(rpc, contract, data).await?;
+    let actual = B256::try_from(answer.as_ref()).map(Address::from_word).unwrap_or_default();
+    if actual != expected {
+        let hint = "take all addresses from one deployment";
+        return Err(refuse(check, format!("{what} is {actual}, the configuration says {expected}: {hint}")));
+    }
+    Ok(())
+}
+
+async fn tail(ctx: &Ctx) -> Result<u64> {
+    let answer = ask(&ctx.base, ctx.config.base.escrow, &LOCK_TAILCall {}.abi_encode()).await?;
+    U256::try_from_be_slice(&answer)
+        .and_then(|tail| u64::try_from(tail).ok())
+        .ok_or_else(|| refuse("base_wiring", format!("LOCK_TAIL() of the escrow answered {answer}: is it an escrow?")))
+}
+
+async fn hot_key(ctx: &Ctx, check: &'static str, name: &str, key: Address) -> Result<()> {
+    let keeper = ctx.config.keeper.id;
+    let data = isHotKeyCall { keeperId: keeper, key }.abi_encode();
+    let answer = ask(&ctx.base, ctx.config.base.keeper_registry, &data).await?;
+    if U256::try_from_be_slice(&answer) != Some(U256::ONE) {
+        let hint = format!("call setHotKey({keeper}, {key}, true) on the keeper registry as the keeper's owner");
+        return Err(refuse(check, format!("{name} = {key} may not act for keeper {keeper}: {hint}")));
+    }
+    Ok(())
+}
+
+async fn gas(rpc: &Rpc, check: &'static str, name: &str, key: Address) -> Result<()> {
+    if rpc.balance(key).await?.is_zero() {
+        let chain = rpc.chain_id();
+        return Err(refuse(
+            check,
+            format!("{name} = {key} has nothing to pay gas with on chain {chain}: send it some"),
+        ));
+    }
+    Ok(())
+}
+
+/// The latest block is there, is not before our first, and its time is near ours.
+async fn head(ctx: &Ctx, rpc: &Rpc, check: &'static str, start_block: u64) -> Result<()> {
+    let chain_id = rpc.chain_id();
+    let Some(head) = rpc.head(BlockNumberOrTag::Latest).await? else {
+        return Err(refuse(check, format!("chain {chain_id} has no latest block: is the endpoint in sync?")));
+    };
+    if head.number < start_block {
+        let hint = "correct start_block, or wait until the endpoint is in sync";
+        return Err(refuse(
+            check,
+            format!("chain {chain_id} is at block {}, start_block is {start_block}: {hint}", head.number),
+        ));
+    }
+    let now = ctx.clock.now();
+    match skew(now, head.timestamp) {
+        Skew::None => {}
+        Skew::Ahead(seconds) => tracing::warn!(chain_id, seconds, "the chain's clock is ahead of this machine's"),
+        Skew::Behind(seconds) => tracing::warn!(chain_id, seconds, "the chain's clock is behind this machine's"),
+        Skew::TooFar(seconds) => {
+            let hint = "set this machine's clock, or use an endpoint that is in sync";
+            return Err(refuse(check, format!("the latest block of chain {chain_id} is {seconds} s old: {hint}")));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Skew {
+    None,
+    /// The chain is ahead of us: devnets often are.
+    Ahead(u64),
+    Behind(u64),
+    TooFar(u64),
+}
+
+const fn skew(now: u64, block: u64) -> Skew {
+    let (ahead, behind) = (block.saturating_sub(now), now.saturating_sub(block));
+    if ahead > SKEW_WARN {
+        Skew::Ahead(ahead)
+    } else if behind > SKEW_MAX {
+        Skew::TooFar(behind)
+    } else if behind > SKEW_WARN {
+        Skew::Behind(behind)
+    } else {
+        Skew::None
+    }
+}
+
+/// The keys that a running keeper must have are there and readable; used by `config check` too.
+///
+/// # Errors
+/// `bad_configuration` naming the variable or file.
+pub fn keys(config: &Config) -> Result<()> {
+    let own = [&config.base.key, &config.opengradient.key, &config.keeper.receipt_key];
+    for source in own.into_iter().chain(config.nodes.iter().filter_map(|node| node.meter_key.as_ref())) {
+        load_signer(source)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_devnet_may_be_ahead_but_a_dead_endpoint_may_not_be_behind() {
+        assert_eq!(skew(1_000, 1_060), Skew::None);
+        assert_eq!(skew(1_000, 9_000), Skew::Ahead(8_000));
+        assert_eq!(skew(1_000, 939), Skew::Behind(61));
+        assert_eq!(skew(10_000, 6_399), Skew::TooFar(3_601));
+    }
+}

@@ -1,0 +1,60 @@
+//! API keys: only their hashes are stored.
+
+use alloy::primitives::{B256, keccak256};
+use sqlx::Row;
+
+use super::{Store, WriteTx};
+use crate::error::Result;
+
+/// Scope of keys that may read receipts, orders and accounts of every payer.
+pub const READ: &str = "read";
+
+/// Scope of keys of node operators: completions that this keeper meters.
+pub const COMPLETIONS: &str = "completions";
+
+/// What is stored of a key. Keys are 256 random bits, so one hash is enough.
+pub fn hash(key: &str) -> B256 {
+    keccak256(key.as_bytes())
+}
+
+/// Stores a new key; `scopes` are separated by spaces.
+///
+/// # Errors
+/// `store_failed`, also for a key that exists.
+pub async fn insert(tx: &mut WriteTx, key: &str, name: &str, scopes: &str, now_ms: i64) -> Result<()> {
+    sqlx::query("INSERT INTO api_keys (key_hash, name, scopes, created_ms) VALUES ($1, $2, $3, $4)")
+        .bind(hash(key).to_vec())
+        .bind(name.to_owned())
+        .bind(scopes.to_owned())
+        .bind(now_ms)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Revokes every key of a name; gives how many.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn revoke(tx: &mut WriteTx, name: &str, now_ms: i64) -> Result<u64> {
+    let done = sqlx::query("UPDATE api_keys SET revoked_ms = $2 WHERE name = $1 AND revoked_ms IS NULL")
+        .bind(name.to_owned())
+        .bind(now_ms)
+        .execute(&mut **tx)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// Whether a key exists, is not revoked and has a scope.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn allows(store: &Store, key: &str, scope: &str) -> Result<bool> {
+    let row = sqlx::query("SELECT scopes FROM api_keys WHERE key_hash = $1 AND revoked_ms IS NULL")
+        .bind(hash(key).to_vec())
+        .fetch_optional(store.read())
+        .await?;
+    let Some(row) = row else { return Ok(false) };
+    let scopes: String = row.try_get("scopes")?;
+    Ok(scopes.split_ascii_whitespace().any(|one| one == scope))
+}

@@ -1,0 +1,309 @@
+//! Effects of ledger events: batches, verified settlements, deliveries, payouts; ours or made by others.
+
+use alloy::primitives::{B256, U256};
+use alloy::sol_types::SolValue;
+use quittance_bindings::ledger::SettlementLedger::{BatchRecord, Verified};
+use sqlx::Row;
+
+use super::{Rules, content};
+use crate::chain::logs::{ChainLog, Contract, Event, LedgerEvents, decode};
+use crate::error::{Error, Result};
+use crate::store::{WriteTx, events, orders};
+use crate::types::{OrderState, b256, units};
+
+/// What one transaction has done so far.
+#[derive(Debug, Default)]
+pub(super) struct Settling {
+    /// Intent of the transaction, when we sent it.
+    intent: Option<String>,
+    /// Orders captured since the last settlement in the same transaction.
+    pub(super) captured: Vec<B256>,
+    /// Rows of our batch were skipped.
+    skipped: bool,
+    /// Our batch was settled.
+    settled: bool,
+}
+
+impl Settling {
+    /// Looks up what the transaction of these logs is to us.
+    pub(super) async fn new(tx: &mut WriteTx, rules: &Rules, run: &[ChainLog]) -> Result<Self> {
+        let mut settling = Self::sent(tx, run.first().map(|log| log.tx_hash).unwrap_or_default()).await?;
+        if settling.intent.is_none()
+            && let Some(batch_id) = content::batch_of(tx, rules, run).await?
+        {
+            tracing::warn!(batch_id, "a batch of ours was settled by a transaction that this database did not send");
+            settling.intent = Some(format!("batch:{batch_id}"));
+        }
+        Ok(settling)
+    }
+
+    /// Looks up whether we sent a transaction.
+    pub(super) async fn sent(tx: &mut WriteTx, tx_hash: B256) -> Result<Self> {
+        let intent: Option<String> = sqlx::query_scalar(
+            "SELECT t.intent_key FROM attempts a JOIN txs t ON t.tx_id = a.tx_id WHERE a.tx_hash = $1",
+        )
+        .bind(tx_hash.to_vec())
+        .fetch_optional(&mut **tx)
+        .await?;
+        Ok(Self { intent, ..Self::default() })
+    }
+
+    /// Whether we sent the transaction, or it settles our batch.
+    pub(super) const fn is_ours(&self) -> bool {
+        self.intent.is_some()
+    }
+
+    /// Local id of the batch that the transaction settles.
+    pub(super) fn batch(&self) -> Option<i64> {
+        self.intent.as_deref()?.strip_prefix("batch:")?.parse().ok()
+    }
+}
+
+/// Applies one event.
+pub(super) async fn apply(
+    tx: &mut WriteTx,
+    rules: &Rules,
+    log: &ChainLog,
+    event: &LedgerEvents,
+    settling: &mut Settling,
+) -> Result<()> {
+    match event {
+        LedgerEvents::BatchSettled(e) => {
+            let captured = std::mem::take(&mut settling.captured);
+            if e.keeperId != rules.keeper_id {
+                return Ok(());
+            }
+            let Some(batch_id) = settling.batch() else {
+                tracing::warn!(batch = e.batchId, tx = %log.tx_hash, "a batch of this keeper that this database did not send");
+                return Ok(());
+            };
+            settling.settled = true;
+            batch_settled(tx, log, batch_id, &e.record, &captured).await
+        }
+        LedgerEvents::RowSkipped(e) => {
+            let Some(batch_id) = settling.batch().filter(|_| e.keeperId == rules.keeper_id) else { return Ok(()) };
+            settling.skipped = true;
+            let done = sqlx::query(
+                "UPDATE receipts SET state = 'skipped', skip_reason = $1
+                 WHERE batch_id = $2 AND batch_index = $3 AND order_id = $4 AND state = 'batched'",
+            )
+            .bind(skip_reason(e.reason))
+            .bind(batch_id)
+            .bind(i64::from(e.row))
+            .bind(e.orderId.to_vec())
+            .execute(&mut **tx)
+            .await?;
+            tracing::info!(batch_id, order = %e.orderId, reason = skip_reason(e.reason), rows = done.rows_affected(), "row skipped");
+            Ok(())
+        }
+        LedgerEvents::Verified(e) => {
+            settling.captured.clear();
+            verified(tx, log, e).await
+        }
+        LedgerEvents::Delivered(e) => {
+            sqlx::query("UPDATE receipts SET delivered = 1 WHERE settlement_id = $1")
+                .bind(e.settlementId.to_vec())
+                .execute(&mut **tx)
+                .await?;
+            Ok(())
+        }
+        // Paid is final: applied when its block is finalised, see `paid`.
+        _ => Ok(()),
+    }
+}
+
+/// After the last event of a transaction: a batch of which every row was skipped leaves no `BatchSettled`.
+pub(super) async fn finish(tx: &mut WriteTx, rules: &Rules, log: &ChainLog, settling: &Settling) -> Result<()> {
+    let Some(batch_id) = settling.batch().filter(|_| settling.skipped && !settling.settled) else { return Ok(()) };
+    sqlx::query(
+        "UPDATE batches SET state = 'empty', base_tx_hash = $1, base_block = $2, base_block_hash = $3
+         WHERE batch_id = $4 AND state IN ('frozen', 'submitted')",
+    )
+    .bind(log.tx_hash.to_vec())
+    .bind(events::column(log.block_number)?)
+    .bind(log.block_hash.to_vec())
+    .bind(batch_id)
+    .execute(&mut **tx)
+    .await?;
+    tracing::warn!(chain_id = rules.chain_id, batch_id, "every row of the batch was skipped");
+    Ok(())
+}
+
+async fn batch_settled(
+    tx: &mut WriteTx,
+    log: &ChainLog,
+    batch_id: i64,
+    record: &BatchRecord,
+    captured: &[B256],
+) -> Result<()> {
+    sqlx::query(
+        "UPDATE batches SET state = 'included', chain_batch_id = $1, record = $2, receipts_root = $3, settled_at = $4,
+         base_tx_hash = $5, base_block = $6, base_block_hash = $7
+         WHERE batch_id = $8 AND state IN ('frozen', 'submitted')",
+    )
+    .bind(events::column(record.batchId)?)
+    .bind(record.abi_encode())
+    .bind(record.receiptsRoot.to_vec())
+    .bind(record.settledAt.to::<i64>())
+    .bind(log.tx_hash.to_vec())
+    .bind(events::column(log.block_number)?)
+    .bind(log.block_hash.to_vec())
+    .bind(batch_id)
+    .execute(&mut **tx)
+    .await?;
+    if captured.len() != usize::try_from(record.rows).unwrap_or(usize::MAX) {
+        tracing::error!(
+            batch_id,
+            rows = record.rows,
+            captured = captured.len(),
+            "captures do not match the batch record"
+        );
+    }
+    if content::root_of(tx, batch_id, captured).await? != Some(record.receiptsRoot) {
+        metrics::counter!("quittance_receipt_roots_unlike_total").increment(1);
+        tracing::error!(batch_id, root = %record.receiptsRoot, "the ledger's receipts root is not that of our receipts");
+    }
+    let bps = fee_bps(tx, log).await?;
+    for (row, order_id) in captured.iter().enumerate() {
+        let receipt = sqlx::query("SELECT amount FROM receipts WHERE order_id = $1 AND batch_id = $2")
+            .bind(order_id.to_vec())
+            .bind(batch_id)
+            .fetch_optional(&mut **tx)
+            .await?;
+        let Some(receipt) = receipt else {
+            tracing::error!(batch_id, order = %order_id, "captured in our batch, but no receipt of it here");
+            continue;
+        };
+        let amount = units("receipts", &receipt.try_get::<String, _>("amount")?)?;
+        sqlx::query(
+            "UPDATE receipts SET state = 'settled', leaf_row = $1, fee = $2, skip_reason = NULL
+             WHERE order_id = $3 AND batch_id = $4 AND state IN ('batched', 'matched', 'skipped')",
+        )
+        .bind(i64::try_from(row).unwrap_or(i64::MAX))
+        .bind(fee_of(amount, bps).to_string())
+        .bind(order_id.to_vec())
+        .bind(batch_id)
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(())
+}
+
+/// A settlement against its three signatures, sent by us or by anybody.
+async fn verified(tx: &mut WriteTx, log: &ChainLog, e: &Verified) -> Result<()> {
+    let receipt = sqlx::query("SELECT receipt_hash FROM receipts WHERE settlement_id = $1")
+        .bind(e.settlementId.to_vec())
+        .fetch_optional(&mut **tx)
+        .await?;
+    let Some(receipt) = receipt else { return Ok(()) };
+    if b256("receipts", &receipt.try_get::<Vec<u8>, _>("receipt_hash")?)? == e.receiptHash {
+        sqlx::query(
+            "UPDATE receipts SET state = 'settled', path = 'verified', fee = $1, skip_reason = NULL, base_tx_hash = $2,
+             base_block = $3, base_block_hash = $4
+             WHERE settlement_id = $5 AND state IN ('matched', 'batched', 'skipped')",
+        )
+        .bind(e.fee.to_string())
+        .bind(log.tx_hash.to_vec())
+        .bind(events::column(log.block_number)?)
+        .bind(log.block_hash.to_vec())
+        .bind(e.settlementId.to_vec())
+        .execute(&mut **tx)
+        .await?;
+    } else {
+        // The inference is paid, but by another receipt: ours can never be settled.
+        sqlx::query(
+            "UPDATE receipts SET state = 'skipped', skip_reason = 'settled_by_another_receipt'
+             WHERE settlement_id = $1 AND state = 'matched'",
+        )
+        .bind(e.settlementId.to_vec())
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(())
+}
+
+/// `Finalized` events in newly finalised blocks: the nodes are paid, and nothing can undo it.
+pub(super) async fn paid(tx: &mut WriteTx, rules: &Rules, after: u64, to: u64) -> Result<()> {
+    if to <= after {
+        return Ok(());
+    }
+    for event in events::named(tx, rules.chain_id, "Finalized", after, to).await? {
+        let chain_batch = event.topics.get(1).copied().unwrap_or_default();
+        let settled = events::by_topic(&mut **tx, "BatchSettled", chain_batch).await?;
+        for settled in settled.iter().filter(|settled| settled.contract == event.contract) {
+            if settled.topics.get(2) != Some(&rules.keeper_id) {
+                continue;
+            }
+            sqlx::query(
+                "UPDATE batches SET state = 'paid' WHERE chain_batch_id = $1 AND state IN ('included', 'safe', 'finalised')",
+            )
+            .bind(U256::from_be_bytes(chain_batch.0).saturating_to::<i64>())
+            .execute(&mut **tx)
+            .await?;
+            for order_id in captured_by(tx, settled.tx_hash, settled.log_index).await? {
+                orders::set_state(tx, order_id, &[OrderState::Settled], OrderState::Final, None).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Orders that a transaction captured for the batch whose event stands at `until`.
+async fn captured_by(tx: &mut WriteTx, tx_hash: B256, until: u64) -> Result<Vec<B256>> {
+    let mut captured = Vec::new();
+    for event in events::of_tx(&mut **tx, tx_hash).await?.iter().take_while(|event| event.log_index < until) {
+        match event.name.as_str() {
+            "OrderCaptured" => captured.extend(event.topics.get(1)),
+            "BatchSettled" | "Verified" => captured.clear(),
+            _ => {}
+        }
+    }
+    Ok(captured)
+}
+
+/// The ledger's fee at an event, in basis points: the last `FeeSet` before it.
+async fn fee_bps(tx: &mut WriteTx, log: &ChainLog) -> Result<u16> {
+    let row = sqlx::query(
+        "SELECT topics, data FROM events WHERE contract = $1 AND name = 'FeeSet' AND seq < $2 ORDER BY seq DESC LIMIT 1",
+    )
+    .bind(log.address.to_vec())
+    .bind(events::column(log.seq)?)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some(row) = row else { return Ok(0) };
+    let topics: Vec<u8> = row.try_get("topics")?;
+    let topic = b256("events", topics.get(..32).unwrap_or_default())?;
+    match decode(Contract::Ledger, &[topic], &row.try_get::<Vec<u8>, _>("data")?) {
+        Ok(Some((_, _, Event::Ledger(event)))) => match *event {
+            LedgerEvents::FeeSet(e) => Ok(e.feeBps),
+            _ => Ok(0),
+        },
+        _ => Err(Error::Corrupt { table: "events", what: "FeeSet".to_owned() }),
+    }
+}
+
+/// floor(amount × bps / 10,000), as the ledger computes it for each row.
+fn fee_of(amount: u128, bps: u16) -> u128 {
+    (U256::from(amount) * U256::from(bps) / U256::from(10_000)).saturating_to()
+}
+
+/// Stable text of the contract's `CaptureResult`.
+pub const fn skip_reason(result: u8) -> &'static str {
+    match result {
+        0 => "captured",
+        1 => "bad_signature",
+        2 => "order_closed",
+        3 => "nonce_spent",
+        4 => "deadline_passed",
+        5 => "not_yet_valid",
+        6 => "bad_times",
+        7 => "zero_amount",
+        8 => "over_maximum",
+        9 => "insufficient_balance",
+        10 => "unknown_node_index",
+        11 => "node_not_active",
+        12 => "node_version_not_current",
+        13 => "node_outside_scope",
+        _ => "unknown",
+    }
+}

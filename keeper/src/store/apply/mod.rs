@@ -1,0 +1,122 @@
+//! Effects of canonical events, applied in the transaction that moves the cursor, and undone when a reorganisation takes
+//! their blocks away.
+
+mod content;
+mod escrow;
+mod ledger;
+#[cfg(test)]
+mod tests;
+mod undo;
+
+use alloy::primitives::{Address, B256};
+
+use super::{WriteTx, events, nodes};
+use crate::chain::logs::{ChainLog, Event, InboxEvents};
+use crate::error::{Error, Result};
+
+pub use self::ledger::skip_reason;
+pub use self::undo::undo_above;
+
+/// What events mean to this keeper.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    pub chain_id: u64,
+    /// Our id in the keeper registry.
+    pub keeper_id: B256,
+    /// Tokens that we serve orders in.
+    pub tokens: Vec<Address>,
+    /// Contracts on this chain, by what they are.
+    pub contracts: Vec<(Address, crate::chain::logs::Contract)>,
+    /// Unix milliseconds, for the rows' local times.
+    pub now_ms: i64,
+}
+
+impl Rules {
+    fn contradiction(&self, message: String) -> Error {
+        Error::Chain { chain_id: self.chain_id, message }
+    }
+}
+
+/// What a run of blocks changed, for those who keep snapshots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    pub events: usize,
+    /// Node or keeper registry changed.
+    pub registry: bool,
+    /// An order was opened.
+    pub orders: bool,
+}
+
+/// Applies events in chain order.
+///
+/// # Errors
+/// `store_failed`; `chain_contradiction` when the events do not add up.
+pub async fn apply(tx: &mut WriteTx, rules: &Rules, logs: &[ChainLog]) -> Result<Applied> {
+    for log in logs {
+        events::insert(tx, rules.chain_id, log).await?;
+    }
+    escrow::balances(tx, rules, logs).await?;
+    let mut applied = Applied { events: logs.len(), ..Applied::default() };
+    for run in logs.chunk_by(|a, b| a.tx_hash == b.tx_hash) {
+        let mut settling = ledger::Settling::new(tx, rules, run).await?;
+        for log in run {
+            match &log.event {
+                Event::Escrow(event) => {
+                    applied.orders |= escrow::orders(tx, rules, event, &mut settling).await?;
+                }
+                Event::Ledger(event) => ledger::apply(tx, rules, log, event, &mut settling).await?,
+                Event::Nodes(event) => {
+                    applied.registry = true;
+                    nodes::apply(tx, event, log.timestamp).await?;
+                }
+                Event::Keepers(_) => applied.registry = true,
+                Event::Inbox(event) => inbox(tx, log, event).await?,
+            }
+        }
+        ledger::finish(tx, rules, &run[0], &settling).await?;
+    }
+    Ok(applied)
+}
+
+/// Recording on OpenGradient: the completion is proven, or refused by the contract.
+async fn inbox(tx: &mut WriteTx, log: &ChainLog, event: &InboxEvents) -> Result<()> {
+    match event {
+        InboxEvents::InferenceRecorded(e) => {
+            sqlx::query(
+                "UPDATE completions SET record_state = 'recorded', og_tx_hash = $1, og_block = $2 WHERE settlement_id = $3",
+            )
+            .bind(log.tx_hash.to_vec())
+            .bind(events::column(log.block_number)?)
+            .bind(e.settlementId.to_vec())
+            .execute(&mut **tx)
+            .await?;
+        }
+        InboxEvents::InferenceRefused(e) => {
+            // A refusal in one call says nothing of an earlier record, and a private completion is none of the relay's.
+            sqlx::query(
+                "UPDATE completions SET record_state = 'refused', og_tx_hash = $1, og_block = $2
+                 WHERE settlement_id = $3 AND record_state IN ('due', 'submitted')",
+            )
+            .bind(log.tx_hash.to_vec())
+            .bind(events::column(log.block_number)?)
+            .bind(e.settlementId.to_vec())
+            .execute(&mut **tx)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Safe and finalised heads moved to these blocks: batches follow, and what is paid in a finalised block is final.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn heads(tx: &mut WriteTx, rules: &Rules, finalized_before: u64, safe: u64, finalized: u64) -> Result<()> {
+    for (sql, block) in [
+        ("UPDATE batches SET state = 'safe' WHERE state = 'included' AND base_block <= $1", safe),
+        ("UPDATE batches SET state = 'finalised' WHERE state = 'safe' AND base_block <= $1", finalized),
+    ] {
+        sqlx::query(sql).bind(events::column(block)?).execute(&mut **tx).await?;
+    }
+    ledger::paid(tx, rules, finalized_before, finalized).await
+}

@@ -1,0 +1,9 @@
+//! End to end: two anvil chains, the real contracts, three nodes, the real keeper as a child process. Each scenario ends by
+//! checking the money on the chain.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod chain_faults;
+mod crash;
+mod harness;
+mod refuse_to_start;
+mod settle;
