@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.36;
 
-import {AccessManager} from "@openzeppelin/contracts/access/manager/AccessManager.sol";
+import {IAccessManager} from "@openzeppelin/contracts/access/manager/IAccessManager.sol";
 import {Script} from "forge-std/Script.sol";
-import {Deployer} from "../contracts/base/Deployer.sol";
-import {InferenceEscrow} from "../contracts/base/InferenceEscrow.sol";
-import {KeeperRegistry} from "../contracts/base/KeeperRegistry.sol";
-import {NodeRegistry} from "../contracts/base/NodeRegistry.sol";
-import {SettlementLedger} from "../contracts/base/SettlementLedger.sol";
+import {IDeployer} from "../contracts/interfaces/IDeployer.sol";
 import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
+import {IKeeperRegistry} from "../contracts/interfaces/IKeeperRegistry.sol";
 import {INodeRegistry} from "../contracts/interfaces/INodeRegistry.sol";
-import {SettlementInbox} from "../contracts/opengradient/SettlementInbox.sol";
-import {RsaPssVerifier} from "../contracts/verifiers/RsaPssVerifier.sol";
+import {ISettlementInbox} from "../contracts/interfaces/ISettlementInbox.sol";
+import {ISettlementLedger} from "../contracts/interfaces/ISettlementLedger.sol";
+import {Artifacts} from "./Artifacts.sol";
 
 /// @notice Deploys the Base side with the production periods.
 /// @dev forge script script/Deploy.s.sol --sig "base(address,address)" ADMIN GUARDIAN --rpc-url URL --account KEYSTORE --broadcast
@@ -19,12 +17,12 @@ import {RsaPssVerifier} from "../contracts/verifiers/RsaPssVerifier.sol";
 ///      Contracts check only how their periods relate, so that a devnet can use seconds; the floors are here.
 contract Deploy is Script {
     struct Base {
-        AccessManager manager;
-        NodeRegistry nodes;
-        KeeperRegistry keepers;
-        RsaPssVerifier verifier;
-        InferenceEscrow escrow;
-        SettlementLedger ledger;
+        IAccessManager manager;
+        INodeRegistry nodes;
+        IKeeperRegistry keepers;
+        address verifier;
+        IInferenceEscrow escrow;
+        ISettlementLedger ledger;
     }
 
     struct Periods {
@@ -40,6 +38,7 @@ contract Deploy is Script {
 
     /// @dev The same on every chain, and where signers of deposits expect it.
     address public constant PERMIT2 = 0x000000000022D473030F116dDEE9F6B43aC78BA3;
+    uint64 public constant ADMIN_ROLE = 0;
     uint64 public constant GUARDIAN_ROLE = 1;
 
     /// @notice The periods of a real network, seconds.
@@ -75,42 +74,42 @@ contract Deploy is Script {
         check(periods);
         vm.startBroadcast();
         (, address sender,) = vm.readCallers();
-        deployed.manager = new AccessManager(sender);
-        deployed.nodes = new NodeRegistry(address(deployed.manager), periods.grace);
-        deployed.keepers = new KeeperRegistry();
-        deployed.verifier = new RsaPssVerifier();
-        deployed.nodes.setVerifier(address(deployed.verifier), true);
-        deployed.nodes.setMirrorVerifier(address(deployed.verifier));
+        deployed.manager = IAccessManager(Artifacts.deploy("AccessManager", abi.encode(sender)));
+        deployed.nodes =
+            INodeRegistry(Artifacts.deploy("NodeRegistry", abi.encode(address(deployed.manager), periods.grace)));
+        deployed.keepers = IKeeperRegistry(Artifacts.deploy("KeeperRegistry"));
+        deployed.verifier = Artifacts.deploy("RsaPssVerifier");
+        deployed.nodes.setVerifier(deployed.verifier, true);
+        deployed.nodes.setMirrorVerifier(deployed.verifier);
 
-        Deployer deployer = new Deployer{salt: 0}(sender);
+        IDeployer deployer = IDeployer(Artifacts.deploySalted("Deployer", abi.encode(sender), 0));
         address escrow = deployer.addressAt(1);
         address ledger = deployer.addressAt(2);
         bytes[] memory initcodes = new bytes[](2);
-        initcodes[0] = abi.encodePacked(type(InferenceEscrow).creationCode, abi.encode(ledger, periods.escrow, PERMIT2));
-        initcodes[1] = abi.encodePacked(
-            type(SettlementLedger).creationCode,
-            abi.encode(escrow, deployed.nodes, deployed.keepers, periods.window, deployed.manager)
+        initcodes[0] = Artifacts.initcode("InferenceEscrow", abi.encode(ledger, periods.escrow, PERMIT2));
+        initcodes[1] = Artifacts.initcode(
+            "SettlementLedger", abi.encode(escrow, deployed.nodes, deployed.keepers, periods.window, deployed.manager)
         );
         address[] memory created = deployer.deploy(initcodes);
         require(created[0] == escrow, WrongAddress(created[0], escrow));
         require(created[1] == ledger, WrongAddress(created[1], ledger));
-        deployed.escrow = InferenceEscrow(escrow);
-        deployed.ledger = SettlementLedger(ledger);
+        deployed.escrow = IInferenceEscrow(escrow);
+        deployed.ledger = ISettlementLedger(ledger);
 
         bytes4[] memory guarded = new bytes4[](1);
         guarded[0] = INodeRegistry.revoke.selector;
         deployed.manager.setTargetFunctionRole(address(deployed.nodes), guarded, GUARDIAN_ROLE);
         deployed.manager.grantRole(GUARDIAN_ROLE, guardian, 0);
         // The deployer keeps nothing.
-        deployed.manager.grantRole(deployed.manager.ADMIN_ROLE(), admin, 0);
-        if (admin != sender) deployed.manager.renounceRole(deployed.manager.ADMIN_ROLE(), sender);
+        deployed.manager.grantRole(ADMIN_ROLE, admin, 0);
+        if (admin != sender) deployed.manager.renounceRole(ADMIN_ROLE, sender);
         vm.stopBroadcast();
     }
 
     /// @notice Deploys the OpenGradient side over OpenGradient's own TEE registry.
-    function inbox(address teeRegistry) external returns (SettlementInbox deployed) {
+    function inbox(address teeRegistry) external returns (ISettlementInbox deployed) {
         vm.startBroadcast();
-        deployed = new SettlementInbox(teeRegistry);
+        deployed = ISettlementInbox(Artifacts.deploy("SettlementInbox", abi.encode(teeRegistry)));
         vm.stopBroadcast();
     }
 

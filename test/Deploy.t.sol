@@ -30,9 +30,9 @@ contract DeployTest is Test {
         assertEq(deployed.ledger.nodes(), address(deployed.nodes));
         assertEq(deployed.ledger.keepers(), address(deployed.keepers));
         assertEq(deployed.ledger.WINDOW(), 24 hours);
-        assertEq(deployed.nodes.mirrorVerifier(), address(deployed.verifier));
+        assertEq(deployed.nodes.mirrorVerifier(), deployed.verifier);
 
-        uint64 admins = deployed.manager.ADMIN_ROLE();
+        uint64 admins = _script.ADMIN_ROLE();
         (bool isAdmin,) = deployed.manager.hasRole(admins, _admin);
         assertTrue(isAdmin);
         (bool senderIsAdmin,) = deployed.manager.hasRole(admins, DEFAULT_SENDER);

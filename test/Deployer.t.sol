@@ -2,10 +2,9 @@
 pragma solidity 0.8.36;
 
 import {Test} from "forge-std/Test.sol";
-import {Deployer} from "../contracts/base/Deployer.sol";
 import {IDeployer} from "../contracts/interfaces/IDeployer.sol";
 import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
-import {InferenceEscrow} from "../contracts/base/InferenceEscrow.sol";
+import {Artifacts} from "../script/Artifacts.sol";
 
 contract Knows {
     address public immutable OTHER;
@@ -24,20 +23,20 @@ contract Refuses {
 }
 
 contract DeployerTest is Test {
-    Deployer internal deployer = new Deployer{salt: "quittance"}(address(this));
+    IDeployer internal deployer = IDeployer(Artifacts.deploy("Deployer", abi.encode(address(this))));
 
     function test_deploy_createsContractsThatKnowEachOther() public {
         bytes[] memory initcodes = new bytes[](2);
         initcodes[0] = abi.encodePacked(type(Knows).creationCode, abi.encode(deployer.addressAt(2)));
-        initcodes[1] = abi.encodePacked(
-            type(InferenceEscrow).creationCode,
+        initcodes[1] = Artifacts.initcode(
+            "InferenceEscrow",
             abi.encode(deployer.addressAt(1), IInferenceEscrow.Periods(7 days, 1 days, 600, 300), address(1))
         );
         address[] memory created = deployer.deploy(initcodes);
         assertEq(created[0], deployer.addressAt(1));
         assertEq(created[1], deployer.addressAt(2));
         assertEq(Knows(created[0]).OTHER(), created[1]);
-        assertEq(InferenceEscrow(created[1]).ledger(), created[0]);
+        assertEq(IInferenceEscrow(created[1]).ledger(), created[0]);
         assertTrue(deployer.deployed());
     }
 

@@ -14,6 +14,7 @@ import {DevUSDC} from "../contracts/devnet/DevUSDC.sol";
 import {IPermit2} from "../contracts/interfaces/IPermit2.sol";
 import {Receipts} from "../contracts/libraries/Receipts.sol";
 import {RsaSigner} from "./RsaSigner.sol";
+import {Artifacts} from "../script/Artifacts.sol";
 
 /// @dev Accepts what its owner signed.
 contract Wallet1271 {
@@ -44,8 +45,8 @@ contract DevnetTokensTest is Test {
         vm.chainId(8453);
         vm.warp(1_800_000_000);
         // As a local chain places them: no constructor ran at these addresses.
-        vm.etch(USDC, address(new DevUSDC()).code);
-        vm.etch(PERMIT2, address(new DevPermit2()).code);
+        vm.etch(USDC, Artifacts.placed("DevUSDC"));
+        vm.etch(PERMIT2, Artifacts.placed("DevPermit2"));
         _json = vm.readFile("test/vectors/devnet.json");
         _signer = vm.parseJsonAddress(_json, ".signer");
         _to = vm.parseJsonAddress(_json, ".to");
@@ -57,7 +58,7 @@ contract DevnetTokensTest is Test {
         assertEq(_usdc.symbol(), "USDC");
         assertEq(_usdc.version(), "2");
         assertEq(_usdc.decimals(), 6);
-        DevOPG opg = new DevOPG();
+        DevOPG opg = DevOPG(Artifacts.deploy("DevOPG"));
         assertEq(opg.name(), "OpenGradient");
         assertEq(opg.symbol(), "OPG");
         assertEq(opg.decimals(), 18);
@@ -292,9 +293,11 @@ contract DevnetOpenGradientTest is Test {
 
     function setUp() public {
         vm.warp(1_800_000_000);
-        vm.etch(address(0x0900), address(new DevPrecompile0900()).code);
-        _registry = new DevTEERegistry(address(this));
-        _verifier = new DevTEEInferenceVerifier(address(this), address(_registry));
+        vm.etch(address(0x0900), Artifacts.placed("DevPrecompile0900"));
+        _registry = DevTEERegistry(Artifacts.deploy("DevTEERegistry", abi.encode(address(this))));
+        _verifier = DevTEEInferenceVerifier(
+            Artifacts.deploy("DevTEEInferenceVerifier", abi.encode(address(this), address(_registry)))
+        );
         DevTEERegistry.PCRMeasurements memory pcrs = DevTEERegistry.PCRMeasurements("0", "1", "2");
         _pcrHash = _registry.computePCRHash(pcrs);
         _registry.approvePCR(pcrs, "devnet", 0);

@@ -2,7 +2,6 @@
 pragma solidity 0.8.36;
 
 import {Test} from "forge-std/Test.sol";
-import {InferenceEscrow} from "../contracts/base/InferenceEscrow.sol";
 import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
 import {Lock, Order, Orders} from "../contracts/libraries/Orders.sol";
 import {PayerSignatures} from "../contracts/libraries/PayerSignatures.sol";
@@ -149,15 +148,15 @@ contract Eip712VectorsTest is Test {
     // ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// @dev The real contract at the vector's address and chain.
-    function _escrowOf(string memory path) private returns (InferenceEscrow escrow) {
+    function _escrowOf(string memory path) private returns (IInferenceEscrow escrow) {
         vm.chainId(_uint(path, ".chainId"));
         address where = _address(string.concat(path, ".verifyingContract"));
         deployCodeTo(
-            "InferenceEscrow.sol:InferenceEscrow",
+            "bindings/abi/InferenceEscrow.json",
             abi.encode(address(1), IInferenceEscrow.Periods(7 days, 1 days, 600, 300), address(2)),
             where
         );
-        return InferenceEscrow(where);
+        return IInferenceEscrow(where);
     }
 
     function _checkSignature(string memory path) private view {

@@ -4,8 +4,8 @@ pragma solidity 0.8.36;
 import {Test} from "forge-std/Test.sol";
 import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
 import {Order, Lock} from "../contracts/libraries/Orders.sol";
-import {InferenceEscrow} from "../contracts/base/InferenceEscrow.sol";
 import {TestToken} from "./mocks/TestToken.sol";
+import {Artifacts} from "../script/Artifacts.sol";
 
 /// @notice An escrow whose ledger is a pranked address, a token, a payer with a key, and the usual steps.
 abstract contract InferenceEscrowBase is Test {
@@ -25,7 +25,7 @@ abstract contract InferenceEscrowBase is Test {
     address internal payer;
     uint256 internal payerKey;
 
-    InferenceEscrow internal escrow;
+    IInferenceEscrow internal escrow;
     TestToken internal token;
 
     function setUp() public virtual {
@@ -40,9 +40,9 @@ abstract contract InferenceEscrowBase is Test {
     }
 
     /// @dev From the artifact: `new` would have the compiler optimize the escrow again inside every test contract.
-    function _deploy(address ledger_, address permit2_) internal returns (InferenceEscrow) {
+    function _deploy(address ledger_, address permit2_) internal returns (IInferenceEscrow) {
         bytes memory arguments = abi.encode(ledger_, _periods(), permit2_);
-        return InferenceEscrow(deployCode("InferenceEscrow.sol:InferenceEscrow", arguments));
+        return IInferenceEscrow(Artifacts.deploy("InferenceEscrow", arguments));
     }
 
     // ── Steps ────────────────────────────────────────────────────────────────────────────────────────────────────────

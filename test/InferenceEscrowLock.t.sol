@@ -2,9 +2,9 @@
 pragma solidity 0.8.36;
 
 import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
-import {InferenceEscrow} from "../contracts/base/InferenceEscrow.sol";
 import {Lock, Order} from "../contracts/libraries/Orders.sol";
 import {InferenceEscrowBase} from "./InferenceEscrowBase.sol";
+import {Artifacts} from "../script/Artifacts.sol";
 
 contract InferenceEscrowLockTest is InferenceEscrowBase {
     function setUp() public override {
@@ -122,11 +122,17 @@ contract InferenceEscrowLockTest is InferenceEscrowBase {
 
     function test_constructor_checksRelations() public {
         IInferenceEscrow.Periods memory periods = _periods();
+        bytes memory code = Artifacts.initcode("InferenceEscrow", abi.encode(address(0), periods, permit2));
         vm.expectRevert(IInferenceEscrow.ZeroAddress.selector);
-        new InferenceEscrow(address(0), periods, permit2);
+        this.create(code);
         periods.lockTail = periods.maxLock;
+        code = Artifacts.initcode("InferenceEscrow", abi.encode(ledger, periods, permit2));
         vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.BadPeriods.selector, periods.maxLock, periods.maxLock));
-        new InferenceEscrow(ledger, periods, permit2);
+        this.create(code);
+    }
+
+    function create(bytes memory code) external {
+        Artifacts.create(code);
     }
 
     function _signLock(Lock memory lock) private view returns (bytes memory) {

@@ -2,7 +2,7 @@
 pragma solidity 0.8.36;
 
 import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
-import {NeutralCaller} from "../contracts/base/NeutralCaller.sol";
+import {INeutralCaller} from "../contracts/interfaces/INeutralCaller.sol";
 import {Lock, Order} from "../contracts/libraries/Orders.sol";
 import {InferenceEscrowBase} from "./InferenceEscrowBase.sol";
 import {
@@ -196,7 +196,7 @@ contract InferenceEscrowWalletsTest is InferenceEscrowBase {
     }
 
     function test_neutralCaller_isForEveryone() public {
-        NeutralCaller neutral = NeutralCaller(escrow.neutralCaller());
+        INeutralCaller neutral = INeutralCaller(escrow.neutralCaller());
         vm.prank(stranger);
         neutral.prepare(address(factory), abi.encodeCall(factory.create, (payer)));
         assertGt(factory.addressOf(payer).code.length, 0);

@@ -2,11 +2,11 @@
 pragma solidity 0.8.36;
 
 import {Test} from "forge-std/Test.sol";
-import {KeeperRegistry} from "../contracts/base/KeeperRegistry.sol";
 import {IKeeperRegistry} from "../contracts/interfaces/IKeeperRegistry.sol";
+import {Artifacts} from "../script/Artifacts.sol";
 
 contract KeeperRegistryTest is Test {
-    KeeperRegistry private _registry = new KeeperRegistry();
+    IKeeperRegistry private _registry = IKeeperRegistry(Artifacts.deploy("KeeperRegistry"));
     address private _owner = makeAddr("owner");
     address private _payout = makeAddr("payout");
     address private _hot = makeAddr("hot");

@@ -4,11 +4,10 @@ pragma solidity 0.8.36;
 import {Test} from "forge-std/Test.sol";
 import {Vm} from "forge-std/Vm.sol";
 import {IAccessManaged} from "@openzeppelin/contracts/access/manager/IAccessManaged.sol";
-import {AccessManager} from "@openzeppelin/contracts/access/manager/AccessManager.sol";
-import {NodeRegistry} from "../contracts/base/NodeRegistry.sol";
+import {IAccessManager} from "@openzeppelin/contracts/access/manager/IAccessManager.sol";
 import {INodeRegistry} from "../contracts/interfaces/INodeRegistry.sol";
-import {RsaPssVerifier} from "../contracts/verifiers/RsaPssVerifier.sol";
 import {RsaSigner} from "./RsaSigner.sol";
+import {Artifacts} from "../script/Artifacts.sol";
 
 contract NodeRegistryTest is Test {
     using RsaSigner for RsaSigner.Key;
@@ -16,8 +15,8 @@ contract NodeRegistryTest is Test {
     uint40 private constant GRACE = 1 hours;
     uint64 private constant GUARDIAN = 1;
 
-    AccessManager private _manager;
-    NodeRegistry private _registry;
+    IAccessManager private _manager;
+    INodeRegistry private _registry;
     address private _rsa;
     RsaSigner.Key private _key;
     RsaSigner.Key private _otherKey;
@@ -34,9 +33,9 @@ contract NodeRegistryTest is Test {
     function setUp() public {
         vm.warp(1_800_000_000);
         vm.chainId(8453);
-        _manager = new AccessManager(_admin);
-        _registry = new NodeRegistry(address(_manager), GRACE);
-        _rsa = address(new RsaPssVerifier());
+        _manager = IAccessManager(Artifacts.deploy("AccessManager", abi.encode(_admin)));
+        _registry = INodeRegistry(Artifacts.deploy("NodeRegistry", abi.encode(address(_manager), GRACE)));
+        _rsa = Artifacts.deploy("RsaPssVerifier");
         _key = RsaSigner.load(0);
         _otherKey = RsaSigner.load(1);
         _id = _key.id();
@@ -327,7 +326,7 @@ contract NodeRegistryTest is Test {
         vm.expectPartialRevert(INodeRegistry.NotMirror.selector);
         _registry.mirror(report, signatures);
         vm.chainId(8453);
-        NodeRegistry other = new NodeRegistry(address(_manager), GRACE);
+        INodeRegistry other = INodeRegistry(Artifacts.deploy("NodeRegistry", abi.encode(address(_manager), GRACE)));
         vm.startPrank(_admin);
         other.setVerifier(_rsa, true);
         other.setMirrorVerifier(_rsa);
@@ -461,7 +460,7 @@ contract NodeRegistryTest is Test {
 
     function test_mirror_newMirrorVerifierReachesNodes() public {
         _mirrorAndClaim();
-        address next = address(new RsaPssVerifier());
+        address next = Artifacts.deploy("RsaPssVerifier");
         vm.startPrank(_admin);
         _registry.setVerifier(next, true);
         _registry.setMirrorVerifier(next);
@@ -508,7 +507,7 @@ contract NodeRegistryTest is Test {
         vm.expectRevert(abi.encodeWithSelector(INodeRegistry.VerifierNotAllowed.selector, address(0)));
         _registry.mirror(report, signatures);
 
-        NodeRegistry fresh = new NodeRegistry(address(_manager), GRACE);
+        INodeRegistry fresh = INodeRegistry(Artifacts.deploy("NodeRegistry", abi.encode(address(_manager), GRACE)));
         vm.expectRevert(abi.encodeWithSelector(INodeRegistry.QuorumMissing.selector, 2, 0));
         fresh.mirror(report, signatures);
     }

@@ -3,7 +3,7 @@ pragma solidity 0.8.36;
 
 import {Test} from "forge-std/Test.sol";
 import {IERC7913SignatureVerifier} from "@openzeppelin/contracts/interfaces/IERC7913.sol";
-import {RsaPssVerifier} from "../contracts/verifiers/RsaPssVerifier.sol";
+import {Artifacts} from "../script/Artifacts.sol";
 
 /// @dev Vectors come from OpenSSL by way of script/vectors/rsa_pss.mjs.
 contract RsaPssVerifierTest is Test {
@@ -18,12 +18,12 @@ contract RsaPssVerifierTest is Test {
     bytes4 private constant VALID = IERC7913SignatureVerifier.verify.selector;
     bytes4 private constant INVALID = 0xffffffff;
 
-    RsaPssVerifier private _verifier;
+    IERC7913SignatureVerifier private _verifier;
     Case private _good2048;
     Case private _good4096;
 
     function setUp() public {
-        _verifier = new RsaPssVerifier();
+        _verifier = IERC7913SignatureVerifier(Artifacts.deploy("RsaPssVerifier"));
         string memory json = vm.readFile("test/vectors/rsa_pss.json");
         _good2048 = _byName(json, "2048: valid 0");
         _good4096 = _byName(json, "4096: valid 0");

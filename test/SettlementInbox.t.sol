@@ -3,13 +3,11 @@ pragma solidity 0.8.36;
 
 import {Test} from "forge-std/Test.sol";
 import {Vm} from "forge-std/Vm.sol";
-import {DevPrecompile0900} from "../contracts/devnet/DevPrecompile0900.sol";
-import {DevTEEInferenceVerifier} from "../contracts/devnet/DevTEEInferenceVerifier.sol";
 import {DevTEERegistry} from "../contracts/devnet/DevTEERegistry.sol";
 import {ISettlementInbox} from "../contracts/interfaces/ISettlementInbox.sol";
 import {Receipts} from "../contracts/libraries/Receipts.sol";
-import {SettlementInbox} from "../contracts/opengradient/SettlementInbox.sol";
 import {RsaSigner} from "./RsaSigner.sol";
+import {Artifacts} from "../script/Artifacts.sol";
 
 /// @dev Says that it has a key which is not the one that hashes to the id, or answers with rubbish.
 contract LyingRegistry {
@@ -28,7 +26,7 @@ contract SettlementInboxTest is Test {
     using RsaSigner for RsaSigner.Key;
 
     DevTEERegistry private _registry;
-    SettlementInbox private _inbox;
+    ISettlementInbox private _inbox;
     RsaSigner.Key private _key;
     RsaSigner.Key private _otherKey;
     bytes32 private _node;
@@ -36,9 +34,9 @@ contract SettlementInboxTest is Test {
 
     function setUp() public {
         vm.warp(1_800_000_000);
-        vm.etch(address(0x0900), address(new DevPrecompile0900()).code);
-        _registry = new DevTEERegistry(address(this));
-        _inbox = new SettlementInbox(address(_registry));
+        vm.etch(address(0x0900), Artifacts.placed("DevPrecompile0900"));
+        _registry = DevTEERegistry(Artifacts.deploy("DevTEERegistry", abi.encode(address(this))));
+        _inbox = ISettlementInbox(Artifacts.deploy("SettlementInbox", abi.encode(address(_registry))));
         DevTEERegistry.PCRMeasurements memory pcrs = DevTEERegistry.PCRMeasurements("0", "1", "2");
         _registry.approvePCR(pcrs, "devnet", 0);
         bytes32 pcrHash = _registry.computePCRHash(pcrs);
@@ -128,7 +126,9 @@ contract SettlementInboxTest is Test {
     }
 
     function test_registryThatLies() public {
-        SettlementInbox inbox = new SettlementInbox(address(new LyingRegistry(_otherKey.spki)));
+        ISettlementInbox inbox = ISettlementInbox(
+            Artifacts.deploy("SettlementInbox", abi.encode(address(new LyingRegistry(_otherKey.spki))))
+        );
         ISettlementInbox.Inference[] memory items = new ISettlementInbox.Inference[](1);
         items[0] = _inference(_otherKey, 1);
         items[0].nodeId = _node;
@@ -136,8 +136,13 @@ contract SettlementInboxTest is Test {
         vm.expectEmit(address(inbox));
         emit ISettlementInbox.InferenceRefused(1, id, _node, ISettlementInbox.Refusal.UnknownNode);
         assertEq(inbox.recordInferences(items), 0);
+        bytes memory code = Artifacts.initcode("SettlementInbox", abi.encode(address(7)));
         vm.expectRevert(abi.encodeWithSelector(ISettlementInbox.NotAContract.selector, address(7)));
-        new SettlementInbox(address(7));
+        this.create(code);
+    }
+
+    function create(bytes memory code) external {
+        Artifacts.create(code);
     }
 
     function testFuzz_changedInferenceIsRefused(uint8 member, uint256 bit) public {
@@ -157,7 +162,7 @@ contract SettlementInboxTest is Test {
         _assertNoClz(address(_inbox));
         _assertNoClz(address(_registry));
         _assertNoClz(address(0x0900));
-        _assertNoClz(address(new DevTEEInferenceVerifier(address(this), address(_registry))));
+        _assertNoClz(Artifacts.deploy("DevTEEInferenceVerifier", abi.encode(address(this), address(_registry))));
     }
 
     function _assertNoClz(address target) private view {

@@ -2,18 +2,15 @@
 pragma solidity 0.8.36;
 
 import {Test} from "forge-std/Test.sol";
-import {AccessManager} from "@openzeppelin/contracts/access/manager/AccessManager.sol";
-import {ERC7913P256Verifier} from "@openzeppelin/contracts/utils/cryptography/verifiers/ERC7913P256Verifier.sol";
+import {IAccessManager} from "@openzeppelin/contracts/access/manager/IAccessManager.sol";
 import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
 import {INodeRegistry} from "../contracts/interfaces/INodeRegistry.sol";
 import {ISettlementLedger} from "../contracts/interfaces/ISettlementLedger.sol";
 import {Order, Lock} from "../contracts/libraries/Orders.sol";
 import {Receipt as InferenceReceipt, Receipts} from "../contracts/libraries/Receipts.sol";
-import {InferenceEscrow} from "../contracts/base/InferenceEscrow.sol";
-import {KeeperRegistry} from "../contracts/base/KeeperRegistry.sol";
-import {NodeRegistry} from "../contracts/base/NodeRegistry.sol";
-import {SettlementLedger} from "../contracts/base/SettlementLedger.sol";
-import {RsaPssVerifier} from "../contracts/verifiers/RsaPssVerifier.sol";
+import {IKeeperRegistry} from "../contracts/interfaces/IKeeperRegistry.sol";
+import {IERC7913SignatureVerifier} from "@openzeppelin/contracts/interfaces/IERC7913.sol";
+import {Artifacts} from "../script/Artifacts.sol";
 import {TestToken} from "./mocks/TestToken.sol";
 
 /// @notice The real contracts of the order rail, nodes with P-256 and RSA keys, a keeper, payers with keys, and the usual steps.
@@ -43,13 +40,13 @@ abstract contract SettlementLedgerBase is Test {
         bytes meterSignature;
     }
 
-    AccessManager internal manager;
-    NodeRegistry internal nodes;
-    KeeperRegistry internal keepers;
-    InferenceEscrow internal escrow;
-    SettlementLedger internal ledger;
-    RsaPssVerifier internal rsa;
-    ERC7913P256Verifier internal p256;
+    IAccessManager internal manager;
+    INodeRegistry internal nodes;
+    IKeeperRegistry internal keepers;
+    IInferenceEscrow internal escrow;
+    ISettlementLedger internal ledger;
+    IERC7913SignatureVerifier internal rsa;
+    IERC7913SignatureVerifier internal p256;
     TestToken internal token;
 
     NodeKeys internal node;
@@ -65,20 +62,21 @@ abstract contract SettlementLedgerBase is Test {
     function setUp() public virtual {
         vm.warp(NOW);
         vm.chainId(8453);
-        // By artifact and not with `new`, which would have every test contract compile all of them again.
-        manager = AccessManager(_create("AccessManager", abi.encode(address(this))));
-        nodes = NodeRegistry(_create("NodeRegistry", abi.encode(address(manager), GRACE)));
-        keepers = KeeperRegistry(_create("KeeperRegistry", ""));
+        manager = IAccessManager(Artifacts.deploy("AccessManager", abi.encode(address(this))));
+        nodes = INodeRegistry(Artifacts.deploy("NodeRegistry", abi.encode(address(manager), GRACE)));
+        keepers = IKeeperRegistry(Artifacts.deploy("KeeperRegistry"));
         address expected = vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + 1);
         IInferenceEscrow.Periods memory periods = IInferenceEscrow.Periods(7 days, 1 days, 10 minutes, 5 minutes);
-        escrow = InferenceEscrow(_create("InferenceEscrow", abi.encode(expected, periods, PERMIT2)));
-        ledger = SettlementLedger(
-            _create("SettlementLedger", abi.encode(address(escrow), address(nodes), address(keepers), WINDOW, manager))
+        escrow = IInferenceEscrow(Artifacts.deploy("InferenceEscrow", abi.encode(expected, periods, PERMIT2)));
+        ledger = ISettlementLedger(
+            Artifacts.deploy(
+                "SettlementLedger", abi.encode(address(escrow), address(nodes), address(keepers), WINDOW, manager)
+            )
         );
         require(address(ledger) == expected, "ledger address");
-        rsa = RsaPssVerifier(_create("RsaPssVerifier", ""));
-        p256 = ERC7913P256Verifier(_create("ERC7913P256Verifier", ""));
-        token = TestToken(_create("TestToken", ""));
+        rsa = IERC7913SignatureVerifier(Artifacts.deploy("RsaPssVerifier"));
+        p256 = IERC7913SignatureVerifier(Artifacts.deploy("ERC7913P256Verifier"));
+        token = new TestToken();
 
         nodes.setVerifier(address(rsa), true);
         nodes.setVerifier(address(p256), true);
@@ -96,10 +94,6 @@ abstract contract SettlementLedgerBase is Test {
         declared = _declareP256("declared");
         (payer, payerKey) = makeAddrAndKey("payer");
         _fund(payer, 1_000_000_000);
-    }
-
-    function _create(string memory name, bytes memory arguments) private returns (address) {
-        return deployCode(string.concat(name, ".sol:", name), arguments);
     }
 
     // ── Nodes ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,8 +6,8 @@ import {IInferenceConsumer} from "../contracts/interfaces/IInferenceConsumer.sol
 import {ISettlementLedger} from "../contracts/interfaces/ISettlementLedger.sol";
 import {Order} from "../contracts/libraries/Orders.sol";
 import {InferenceConsumer} from "../contracts/devnet/InferenceConsumer.sol";
-import {SettlementLedger} from "../contracts/base/SettlementLedger.sol";
 import {SettlementLedgerBase} from "./SettlementLedgerBase.sol";
+import {Artifacts} from "../script/Artifacts.sol";
 
 /// @notice A paying contract whose callback does one of several hostile things.
 contract HostileConsumer is IInferenceConsumer {
@@ -21,14 +21,14 @@ contract HostileConsumer is IInferenceConsumer {
         Reenter
     }
 
-    SettlementLedger private immutable _ledger;
+    ISettlementLedger private immutable _ledger;
     Mode public mode;
     bytes public call_;
     bytes public reentryResult;
     uint256 public gasGiven;
     uint256 public accepted;
 
-    constructor(SettlementLedger ledger) {
+    constructor(ISettlementLedger ledger) {
         _ledger = ledger;
     }
 
@@ -197,7 +197,7 @@ contract SettlementLedgerDeliverTest is SettlementLedgerBase {
     // ── The example protocol ─────────────────────────────────────────────────────────────────────────────────────────
 
     function test_exampleConsumer() public {
-        InferenceConsumer consumer = new InferenceConsumer(escrow);
+        InferenceConsumer consumer = InferenceConsumer(Artifacts.deploy("InferenceConsumer", abi.encode(escrow)));
         _fund(address(consumer), 5000);
         bytes memory request = "{\"messages\":[],\"model\":\"canned\"}";
         vm.prank(stranger);

@@ -29,6 +29,8 @@ contracts! {
     keepers => KeeperRegistry, "abi/KeeperRegistry.json";
     /// ERC-7913 verifier of inference signatures.
     rsa_pss_verifier => RsaPssVerifier, "abi/RsaPssVerifier.json";
+    /// OpenZeppelin's ERC-7913 verifier of P-256 signatures.
+    p256_verifier => ERC7913P256Verifier, "abi/ERC7913P256Verifier.json";
     /// Recorded inferences on OpenGradient.
     inbox => SettlementInbox, "abi/SettlementInbox.json";
     /// Creates contracts that know each other.

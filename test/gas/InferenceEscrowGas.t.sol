@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.36;
 
+import {DevPermit2} from "../../contracts/devnet/DevPermit2.sol";
+import {DevUSDC} from "../../contracts/devnet/DevUSDC.sol";
+import {IInferenceEscrow} from "../../contracts/interfaces/IInferenceEscrow.sol";
 import {Order} from "../../contracts/libraries/Orders.sol";
+import {Artifacts} from "../../script/Artifacts.sol";
 import {InferenceEscrowBase} from "../InferenceEscrowBase.sol";
+import {TestToken} from "../mocks/TestToken.sol";
 
-/// @notice Gas of the escrow's calls as transactions of their own. Run with FOUNDRY_PROFILE=gas; figures go to test/snapshots.
+/// @notice Gas of the escrow's calls as transactions of their own, with the devnet's token and Permit2; figures go to test/snapshots.
 /// @dev Warm: the account and the nonce word were used before.
 /// forge-config: default.isolate = true
 contract InferenceEscrowGasTest is InferenceEscrowBase {
@@ -12,6 +17,9 @@ contract InferenceEscrowGasTest is InferenceEscrowBase {
 
     function setUp() public override {
         super.setUp();
+        permit2 = Artifacts.deploy("DevPermit2");
+        escrow = _deploy(ledger, permit2);
+        token = TestToken(Artifacts.deploy("DevUSDC"));
         // Of size and shape as in use: every deposit of the token comes after an earlier one.
         _fund(stranger, 1);
     }
@@ -29,6 +37,32 @@ contract InferenceEscrowGasTest is InferenceEscrowBase {
         vm.prank(payer);
         escrow.withdraw(address(token), payer, 50e6);
         vm.snapshotGasLastCall(GROUP, "withdraw");
+    }
+
+    function test_depositWithPermit() public {
+        token.mint(payer, 1000e6);
+        _depositWithPermit(100e6);
+        vm.snapshotGasLastCall(GROUP, "depositWithPermit first");
+        _depositWithPermit(100e6);
+        vm.snapshotGasLastCall(GROUP, "depositWithPermit warm");
+    }
+
+    function test_depositWithAuthorization() public {
+        token.mint(payer, 1000e6);
+        _depositWithAuthorization(100e6, "first");
+        vm.snapshotGasLastCall(GROUP, "depositWithAuthorization first");
+        _depositWithAuthorization(100e6, "warm");
+        vm.snapshotGasLastCall(GROUP, "depositWithAuthorization warm");
+    }
+
+    function test_depositWithPermit2() public {
+        token.mint(payer, 1000e6);
+        vm.prank(payer);
+        token.approve(permit2, type(uint256).max);
+        _depositWithPermit2(100e6, 0);
+        vm.snapshotGasLastCall(GROUP, "depositWithPermit2 first");
+        _depositWithPermit2(100e6, 1);
+        vm.snapshotGasLastCall(GROUP, "depositWithPermit2 warm");
     }
 
     function test_openOrder() public {
@@ -94,43 +128,64 @@ contract InferenceEscrowGasTest is InferenceEscrowBase {
         vm.snapshotGasLastCall(GROUP, "capture from a lock, warm, alone");
     }
 
-    /// @dev A hundred payers in one transaction, as a batch has them, without the ledger's part.
-    function test_capture_hundredRows() public {
-        Rows rows = new Rows();
-        vm.etch(ledger, address(rows).code);
-        for (uint256 round; round < 2; ++round) {
-            Order[] memory orders = new Order[](100);
-            bytes32[] memory signatures = new bytes32[](200);
-            for (uint256 i; i < 100; ++i) {
-                (payer, payerKey) = makeAddrAndKey(string.concat("payer ", vm.toString(i)));
-                if (round == 0) {
-                    _fund(payer, 100e6);
-                    _lock(50e6, NOW + 3 days, 0);
-                }
-                orders[i] = _order(1e6, KEEPER, round);
-                (signatures[2 * i], signatures[2 * i + 1]) = _compact(orders[i]);
-            }
-            Rows(ledger).run(address(escrow), orders, signatures);
-            uint256 gas = vm.snapshotGasLastCall(
-                GROUP, round == 0 ? "100 captures from locks, first" : "100 captures from locks, warm"
-            );
-            assertLe(gas / 100, round == 0 ? 50_000 : 32_000);
-        }
-        assertEq(escrow.captured(address(token)), 200 * 0.5e6);
-    }
-}
+    // ── Steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// @notice Captures every order it is given, as the ledger's loop does.
-contract Rows {
-    function run(address escrow, Order[] calldata orders, bytes32[] calldata signatures) external {
-        for (uint256 i; i < orders.length; ++i) {
-            InferenceEscrowLike(escrow).capture(orders[i], signatures[2 * i], signatures[2 * i + 1], 0.5e6, true);
-        }
+    function _depositWithPermit(uint256 amount) private {
+        bytes32 structHash = keccak256(
+            abi.encode(
+                DevUSDC(address(token)).PERMIT_TYPEHASH(), payer, address(escrow), amount, token.nonces(payer), NOW + 60
+            )
+        );
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(payerKey, _digest(token.DOMAIN_SEPARATOR(), structHash));
+        vm.prank(payer);
+        escrow.depositWithPermit(address(token), payer, amount, NOW + 60, v, r, s);
     }
-}
 
-interface InferenceEscrowLike {
-    function capture(Order calldata order, bytes32 r, bytes32 vs, uint128 amount, bool byKeeper)
-        external
-        returns (uint8 result, bytes32 orderId);
+    function _depositWithAuthorization(uint256 amount, bytes32 salt) private {
+        bytes32 structHash = keccak256(
+            abi.encode(
+                DevUSDC(address(token)).RECEIVE_WITH_AUTHORIZATION_TYPEHASH(),
+                payer,
+                address(escrow),
+                amount,
+                0,
+                NOW + 60,
+                keccak256(abi.encode(payer, salt))
+            )
+        );
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(payerKey, _digest(token.DOMAIN_SEPARATOR(), structHash));
+        vm.prank(stranger);
+        escrow.depositWithAuthorization(
+            address(token), payer, payer, amount, 0, NOW + 60, salt, abi.encodePacked(r, s, v)
+        );
+    }
+
+    function _depositWithPermit2(uint256 amount, uint256 nonce) private {
+        bytes32 permitted =
+            keccak256(abi.encode(keccak256("TokenPermissions(address token,uint256 amount)"), address(token), amount));
+        bytes32 structHash = keccak256(
+            abi.encode(
+                keccak256(
+                    "PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,uint256 deadline,Deposit witness)Deposit(address beneficiary)TokenPermissions(address token,uint256 amount)"
+                ),
+                permitted,
+                address(escrow),
+                nonce,
+                NOW + 60,
+                keccak256(abi.encode(keccak256("Deposit(address beneficiary)"), payer))
+            )
+        );
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(payerKey, _digest(DevPermit2(permit2).DOMAIN_SEPARATOR(), structHash));
+        vm.prank(stranger);
+        escrow.depositWithPermit2(
+            IInferenceEscrow.Permit2Deposit(address(token), amount, nonce, NOW + 60),
+            payer,
+            payer,
+            abi.encodePacked(r, s, v)
+        );
+    }
+
+    function _digest(bytes32 domain, bytes32 structHash) private pure returns (bytes32) {
+        return keccak256(abi.encodePacked(hex"1901", domain, structHash));
+    }
 }

@@ -7,6 +7,7 @@ import {BatchRecord} from "../../contracts/libraries/Batches.sol";
 import {Order} from "../../contracts/libraries/Orders.sol";
 import {InferenceConsumer} from "../../contracts/devnet/InferenceConsumer.sol";
 import {SettlementLedgerBase} from "../SettlementLedgerBase.sol";
+import {Artifacts} from "../../script/Artifacts.sol";
 
 /// @notice Gas of real settlements: each call is a transaction of its own. `warm`: accounts and bitmap words used before.
 /// forge-config: default.isolate = true
@@ -56,7 +57,7 @@ contract LedgerGas is SettlementLedgerBase {
     }
 
     function test_deliver() public {
-        InferenceConsumer consumer = new InferenceConsumer(escrow);
+        InferenceConsumer consumer = InferenceConsumer(Artifacts.deploy("InferenceConsumer", abi.encode(escrow)));
         _fund(address(consumer), 5000);
         Settlement[2] memory s;
         for (uint256 i; i < 2; ++i) {

@@ -4,10 +4,9 @@ pragma solidity 0.8.36;
 import {INodeRegistry} from "../../contracts/interfaces/INodeRegistry.sol";
 import {ISettlementInbox} from "../../contracts/interfaces/ISettlementInbox.sol";
 import {IOpenGradientTEEVerifier} from "../../contracts/interfaces/IOpenGradient.sol";
-import {DevPrecompile0900} from "../../contracts/devnet/DevPrecompile0900.sol";
 import {DevTEERegistry} from "../../contracts/devnet/DevTEERegistry.sol";
-import {SettlementInbox} from "../../contracts/opengradient/SettlementInbox.sol";
 import {SettlementLedgerBase} from "../SettlementLedgerBase.sol";
+import {Artifacts} from "../../script/Artifacts.sol";
 
 /// @notice Gas of what nodes, mirrors and keepers do besides settling: each call is a transaction of its own.
 /// forge-config: default.isolate = true
@@ -46,9 +45,9 @@ contract RegistriesGas is SettlementLedgerBase {
     }
 
     function test_recordInferences() public {
-        vm.etch(address(0x0900), address(new DevPrecompile0900()).code);
-        DevTEERegistry registry = new DevTEERegistry(address(this));
-        SettlementInbox inbox = new SettlementInbox(address(registry));
+        vm.etch(address(0x0900), Artifacts.placed("DevPrecompile0900"));
+        DevTEERegistry registry = DevTEERegistry(Artifacts.deploy("DevTEERegistry", abi.encode(address(this))));
+        ISettlementInbox inbox = ISettlementInbox(Artifacts.deploy("SettlementInbox", abi.encode(address(registry))));
         string memory json = vm.readFile("test/vectors/inferences.json");
         bytes memory key = vm.parseJsonBytesArray(json, ".keys")[0];
         registry.approvePCR(DevTEERegistry.PCRMeasurements("a", "b", "c"), "v1", 0);

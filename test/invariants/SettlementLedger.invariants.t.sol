@@ -2,23 +2,23 @@
 pragma solidity 0.8.36;
 
 import {Test} from "forge-std/Test.sol";
-import {SettlementLedger} from "../../contracts/base/SettlementLedger.sol";
-import {InferenceEscrow} from "../../contracts/base/InferenceEscrow.sol";
+import {ISettlementLedger} from "../../contracts/interfaces/ISettlementLedger.sol";
+import {IInferenceEscrow} from "../../contracts/interfaces/IInferenceEscrow.sol";
 import {TestToken} from "../mocks/TestToken.sol";
 import {SettlementLedgerHandler} from "./SettlementLedgerHandler.sol";
 
 /// @notice What holds after any sequence of actions, with the real escrow, registries and verifier.
 contract SettlementLedgerInvariants is Test {
     SettlementLedgerHandler private _handler;
-    SettlementLedger private _ledger;
-    InferenceEscrow private _escrow;
+    ISettlementLedger private _ledger;
+    IInferenceEscrow private _escrow;
     TestToken private _token;
 
     function setUp() public {
-        _handler = SettlementLedgerHandler(deployCode("SettlementLedgerHandler.sol:SettlementLedgerHandler", ""));
+        _handler = new SettlementLedgerHandler();
         _handler.setUp();
         (address ledger, address escrow, address token) = _handler.contracts();
-        (_ledger, _escrow, _token) = (SettlementLedger(ledger), InferenceEscrow(escrow), TestToken(token));
+        (_ledger, _escrow, _token) = (ISettlementLedger(ledger), IInferenceEscrow(escrow), TestToken(token));
         bytes4[] memory actions = new bytes4[](12);
         actions[0] = _handler.deposit.selector;
         actions[1] = _handler.withdraw.selector;

@@ -29,7 +29,8 @@ contract SettlementLedgerHandler is SettlementLedgerBase {
     uint256 public verifiedCount;
 
     mapping(bytes32 settlementId => uint256) private _payments;
-    BatchRecord[] private _batchesOpen;
+    /// ABI-encoded records.
+    bytes[] private _batchesOpen;
     Order[] private _held;
     Settlement[] private _past;
     uint256 private _nonce;
@@ -174,13 +175,13 @@ contract SettlementLedgerHandler is SettlementLedgerBase {
         uint256 opened = _batchesOpen.length;
         _book();
         if (id != 0) ++batchesPosted;
-        if ((id == 0 ? 0 : _batchesOpen[opened].rows) != good) rowMismatch = true;
+        if ((id == 0 ? 0 : abi.decode(_batchesOpen[opened], (BatchRecord)).rows) != good) rowMismatch = true;
     }
 
     function finalize(uint256 which, bool early) external {
         if (_batchesOpen.length == 0) return;
         which %= _batchesOpen.length;
-        BatchRecord memory record = _batchesOpen[which];
+        BatchRecord memory record = abi.decode(_batchesOpen[which], (BatchRecord));
         if (!early && block.timestamp < record.settledAt + WINDOW) vm.warp(record.settledAt + WINDOW);
         vm.recordLogs();
         try ledger.finalize(record) {
@@ -292,7 +293,7 @@ contract SettlementLedgerHandler is SettlementLedgerBase {
         if (_word(log.data, 0) != ++ledgerSeq) gap = true;
         if (log.topics[0] == ISettlementLedger.BatchSettled.selector) {
             (,, BatchRecord memory record,) = abi.decode(log.data, (uint64, uint64, BatchRecord, bytes));
-            _batchesOpen.push(record);
+            _batchesOpen.push(abi.encode(record));
             openTotal += record.total;
             _fold(log, 1, abi.encode(record.batchId, keccak256(abi.encode(record))));
         } else if (log.topics[0] == ISettlementLedger.Verified.selector) {
