@@ -209,12 +209,12 @@ fn request_hashes(handed: &Handed) -> Result<Vec<B256>, Refusal> {
     }
 }
 
+/// A node's signature in either form. One base64 text in 4,096 begins with `0x` as well: only what is hexadecimal throughout
+/// is read as that.
 fn node_signature(text: &str) -> Result<Vec<u8>, Refusal> {
-    match text.strip_prefix("0x") {
-        Some(digits) if digits.len() <= 1_024 => {
-            hex::decode(digits).map_err(|_| Refusal::new(Code::Malformed, "signature must be base64 or 0x-hexadecimal"))
-        }
-        _ => signature("signature", text),
+    match text.strip_prefix("0x").filter(|digits| digits.len() <= 1_024).and_then(|digits| hex::decode(digits).ok()) {
+        Some(bytes) => Ok(bytes),
+        None => signature("signature", text),
     }
 }
 
@@ -293,5 +293,24 @@ fn known(id: B256, wanted: Option<B256>, order_id: Option<B256>, state: &'static
             Err(Refusal::mismatch(Code::SettlementReplayed, text, actual, expected).into())
         }
         _ => Ok(Accepted { settlement_id: id, state, order_id }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+
+    use super::*;
+
+    #[test]
+    fn a_signature_in_base64_may_begin_like_hexadecimal() {
+        let mut bytes = vec![7; 256];
+        bytes[..2].copy_from_slice(&[0xD3, 0x1F]);
+        let text = BASE64.encode(&bytes);
+        assert!(text.starts_with("0x"));
+        assert_eq!(node_signature(&text).unwrap(), bytes);
+        assert_eq!(node_signature(&format!("0x{}", hex::encode(&bytes))).unwrap(), bytes);
+        assert_eq!(node_signature("0xz").unwrap_err().code, Code::Malformed);
     }
 }

@@ -1,0 +1,106 @@
+//! A whole keeper for a benchmark: two chains, contracts, registered nodes, and the real binary over a prepared database.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use eyre::{Result, eyre};
+use quittance::config::Config;
+use quittance::crypto::RsaKey;
+use quittance::devnet::chains::Chains;
+use quittance::devnet::deploy::{Deployment, Keys, NodeIdentity, USDC, deploy, operator_of};
+use quittance::devnet::keeper::{self, KeeperProcess};
+use quittance::devnet::periods::Periods;
+
+use crate::fixture::{World, payers};
+
+/// Everything but the keeper's process. Ends with this value.
+pub struct Stage {
+    pub dir: PathBuf,
+    pub chains: Chains,
+    /// Addresses and registered nodes.
+    #[allow(dead_code)]
+    pub deployment: Deployment,
+    pub keys: Keys,
+    pub config: Config,
+    pub world: World,
+}
+
+impl Stage {
+    /// Starts the chains and deploys; the folder is removed at the end.
+    pub async fn new(name: &str, nodes: usize, payer_count: usize, periods: Periods) -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("quittance-bench-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir)?;
+        let chains = Chains::start(&dir).await?;
+        let mut keys = Vec::with_capacity(nodes);
+        let mut identities = Vec::with_capacity(nodes);
+        for index in 0..nodes {
+            let key = RsaKey::generate()?;
+            identities.push(NodeIdentity { spki: key.spki().to_vec(), url: "http://127.0.0.1:1".to_owned() });
+            keys.push((key, operator_of(index)?.1.signer));
+        }
+        let listen = keeper::free_address()?;
+        let (deployment, roles) = deploy(&chains, periods, &identities, &format!("http://{listen}")).await?;
+        let mut config = keeper::config(&deployment, &dir, &listen);
+        // The nodes bring their answers themselves.
+        config.nodes.clear();
+        config.dispatch.max_age = 86_400;
+        let base = &deployment.network.base;
+        let world = World {
+            chain_id: base.chain_id,
+            escrow: base.escrow,
+            ledger: base.ledger,
+            keeper_id: deployment.network.keeper.id,
+            token: USDC,
+            nodes: keys,
+            payers: payers(payer_count)?,
+            now: quittance::clock::Clock::default().now().saturating_sub(5),
+        };
+        Ok(Self { dir, chains, deployment, keys: roles, config, world })
+    }
+
+    /// Starts `quittance run` and waits until it is ready; with the milliseconds that this took.
+    pub async fn keeper(&self) -> Result<(KeeperProcess, f64)> {
+        let program = Path::new(env!("CARGO_BIN_EXE_quittance"));
+        let started = Instant::now();
+        let mut keeper = KeeperProcess::start(program, &self.dir, &self.config, &self.keys)?;
+        let client = reqwest::Client::new();
+        let url = format!("http://{}/readyz", self.config.api.listen);
+        loop {
+            if client.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok((keeper, started.elapsed().as_secs_f64() * 1e3));
+            }
+            if started.elapsed() > Duration::from_secs(60) {
+                keeper.ready().await?;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // The system clears its temporary folder some day.
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Memory of a process in MiB: now and at most.
+pub fn memory(pid: u32) -> Result<(f64, f64)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| -> Result<f64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib: f64 = line.ok_or_else(|| eyre!("no {name}"))?.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kib / 1_024.0)
+    };
+    Ok((field("VmRSS:")?, field("VmHWM:")?))
+}
+
+/// Processor time of a process so far, seconds.
+pub fn cpu(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let rest = stat.rsplit_once(')').ok_or_else(|| eyre!("odd stat"))?.1;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let ticks = |index: usize| -> Result<f64> { Ok(fields.get(index).ok_or_else(|| eyre!("short stat"))?.parse()?) };
+    // A hundred ticks a second on every Linux that we build for.
+    Ok((ticks(11)? + ticks(12)?) / 100.0)
+}
