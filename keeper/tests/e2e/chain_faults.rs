@@ -1,9 +1,10 @@
 //! Chains that fail: OpenGradient does not answer, and Base takes back the block with a batch.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy::primitives::B256;
+use quittance::store::{Store, batches};
 use serde_json::json;
 use sqlx::Row;
 
@@ -20,6 +21,8 @@ async fn og_down_during_relay_and_reorg_included_batch() {
     let wallet = Wallet::funded(&net, "e2e-fault-payer").await;
     keeper.ready(&net).await;
     let base = &net.devnet.chains.base;
+    // Base's blocks are safe and final by Base's heads, however far ahead OpenGradient is.
+    net.devnet.chains.opengradient.call("anvil_mine", json!(["0x1f4"])).await.unwrap();
     let mut ids: Vec<B256> = Vec::new();
 
     // Payment does not wait for OpenGradient.
@@ -31,7 +34,7 @@ async fn og_down_during_relay_and_reorg_included_batch() {
         assert_eq!(status, 200, "{answer}");
         ids.push(order.id);
     }
-    net.wait_for(&ids, "settled", Duration::from_secs(30)).await;
+    net.wait_for(&ids, "settled", Duration::from_secs(90)).await;
     let store = net.store().await;
     let recorded: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM completions WHERE record_state = 'recorded'")
         .fetch_one(store.read())
@@ -40,26 +43,47 @@ async fn og_down_during_relay_and_reorg_included_batch() {
     assert_eq!(recorded, 0);
     signal("-CONT", og);
 
-    // One block holds the batch, and is taken back before it is safe.
+    // One block holds the batch, and is taken back before it is safe: no block comes but those made here, and none after the
+    // batch's.
+    base.pause().await.unwrap();
     let order = wallet.order(&net, "Which block is it in?", false);
     let (status, answer) = hand_in(&net, &order, true).await.expect("an answer");
     assert_eq!(status, 200, "{answer}");
     ids.push(order.id);
-    base.pause().await.unwrap();
-    let mut mined = 0;
-    while net.order_state(order.id).await.as_deref() != Some("settled") {
-        assert!(mined < 60, "the batch was not mined\n{}", net.log_tail());
-        let sent = sqlx::query("SELECT 1 FROM txs WHERE kind = 'settle_batch' AND state = 'sent'");
-        if sent.fetch_optional(store.read()).await.unwrap().is_some() {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    loop {
+        let sent: Vec<Vec<u8>> = sqlx::query_scalar(
+            "SELECT a.tx_hash FROM attempts a JOIN batches b ON b.tx_id = a.tx_id \
+             JOIN receipts r ON r.batch_id = b.batch_id WHERE r.order_id = $1 AND a.broadcast_ms IS NOT NULL",
+        )
+        .bind(order.id.to_vec())
+        .fetch_all(store.read())
+        .await
+        .unwrap();
+        if !sent.is_empty() {
             base.call("evm_mine", json!([])).await.unwrap();
         }
-        mined += 1;
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mut mined = false;
+        for hash in &sent {
+            let hash = B256::from_slice(hash);
+            mined |= !base.call("eth_getTransactionReceipt", json!([hash])).await.unwrap().is_null();
+        }
+        if mined {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the batch was not mined\n{}", net.log_tail());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    net.wait_for(&[order.id], "settled", Duration::from_secs(60)).await;
+    let seen = opengradient_head(&net, &store).await;
+    while opengradient_head(&net, &store).await < seen + 2 {
+        assert!(Instant::now() < deadline, "OpenGradient is not followed\n{}", net.log_tail());
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let included = batch_of(&store, order.id).await;
     base.call("anvil_reorg", json!([1, []])).await.unwrap();
     base.resume().await.unwrap();
-    net.wait_for(&ids, "final", Duration::from_secs(90)).await;
+    net.wait_for(&ids, "final", Duration::from_secs(180)).await;
     let again = batch_of(&store, order.id).await;
     store.close().await;
     assert_eq!(included.0, again.0, "the same batch");
@@ -73,8 +97,14 @@ async fn og_down_during_relay_and_reorg_included_batch() {
     net.money_adds_up().await;
 }
 
+/// Block up to which OpenGradient's events are applied.
+async fn opengradient_head(net: &Net, store: &Store) -> i64 {
+    let head = batches::head(store, net.devnet.chains.opengradient.chain_id).await.unwrap();
+    head.map_or(0, |head| head.number)
+}
+
 /// Local batch id and block hash of the batch that settles an order.
-async fn batch_of(store: &quittance::store::Store, order_id: B256) -> (i64, Vec<u8>) {
+async fn batch_of(store: &Store, order_id: B256) -> (i64, Vec<u8>) {
     let row = sqlx::query(
         "SELECT b.batch_id, b.base_block_hash FROM batches b JOIN receipts r ON r.batch_id = b.batch_id \
          WHERE r.order_id = $1",

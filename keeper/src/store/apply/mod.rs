@@ -11,7 +11,7 @@ mod undo;
 use alloy::primitives::{Address, B256};
 
 use super::{WriteTx, events, nodes};
-use crate::chain::logs::{ChainLog, Event, InboxEvents};
+use crate::chain::logs::{ChainLog, Contract, Event, InboxEvents};
 use crate::error::{Error, Result};
 
 pub use self::ledger::skip_reason;
@@ -26,7 +26,7 @@ pub struct Rules {
     /// Tokens that we serve orders in.
     pub tokens: Vec<Address>,
     /// Contracts on this chain, by what they are.
-    pub contracts: Vec<(Address, crate::chain::logs::Contract)>,
+    pub contracts: Vec<(Address, Contract)>,
     /// Unix milliseconds, for the rows' local times.
     pub now_ms: i64,
 }
@@ -108,10 +108,14 @@ async fn inbox(tx: &mut WriteTx, log: &ChainLog, event: &InboxEvents) -> Result<
 }
 
 /// Safe and finalised heads moved to these blocks: batches follow, and what is paid in a finalised block is final.
+/// Without effect for a chain that has no ledger: its block numbers say nothing of ours.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
 pub async fn heads(tx: &mut WriteTx, rules: &Rules, finalized_before: u64, safe: u64, finalized: u64) -> Result<()> {
+    if !rules.contracts.iter().any(|(_, contract)| *contract == Contract::Ledger) {
+        return Ok(());
+    }
     for (sql, block) in [
         ("UPDATE batches SET state = 'safe' WHERE state = 'included' AND base_block <= $1", safe),
         ("UPDATE batches SET state = 'finalised' WHERE state = 'safe' AND base_block <= $1", finalized),

@@ -243,6 +243,12 @@ async fn batch_settles_with_a_skipped_row_survives_a_reorganisation_and_is_paid_
     assert_eq!((row.state, row.chain_batch_id, row.base_block), (BatchState::Included, Some(1), Some(8)));
     let record = BatchRecord::abi_decode(&row.record.unwrap()).unwrap();
     assert_eq!((record.rows, record.receiptsRoot), (2, B256::repeat_byte(9)));
+    // OpenGradient's heads are far beyond the block; they say nothing of Base.
+    let elsewhere = Rules { chain_id: 10_740, contracts: vec![(LEDGER, Contract::Inbox)], ..rules() };
+    let mut tx = store.write().await.unwrap();
+    heads(&mut tx, &elsewhere, 0, 1_000, 1_000).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(batch_state(&store, batch_id).await, BatchState::Included);
     for (safe, finalized, state, order) in [
         (8, 0, BatchState::Safe, OrderState::Settled),
         (9, 8, BatchState::Finalised, OrderState::Settled),
