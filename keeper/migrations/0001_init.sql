@@ -303,3 +303,14 @@ CREATE TABLE api_keys (
     created_ms       BIGINT  NOT NULL,
     revoked_ms       BIGINT
 );
+
+-- What callers have used of their rates: their bucket is full again at `full_at_ns`, unix nanoseconds.
+CREATE TABLE limits (
+    -- route:kind, as in `orders:payer`
+    scope            TEXT    NOT NULL,
+    -- Account, key hash or IP address, padded to 32 bytes.
+    subject          {BYTES} NOT NULL,
+    full_at_ns       BIGINT  NOT NULL,
+    PRIMARY KEY (scope, subject)
+);
+CREATE INDEX limits_by_time ON limits (full_at_ns);

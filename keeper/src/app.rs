@@ -14,7 +14,7 @@ use crate::ctx::{Ctx, Keys, SharedCtx};
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::supervise::Group;
-use crate::{api, dispatch, finish, ingest, metrics, preflight, relay, settle, tx};
+use crate::{admission, api, dispatch, finish, ingest, metrics, preflight, relay, settle, tx};
 
 /// Time that shutdown takes at most: first what takes new work, then what commits and sends.
 const FRONT_TIME: Duration = Duration::from_secs(12);
@@ -36,6 +36,7 @@ pub async fn run(config: Config) -> Result<()> {
     ctx.keys = Keys::load(&ctx.config)?;
     ctx.lock_tail = preflight::chains(&ctx).await?.lock_tail;
     ctx.metrics = Some(metrics);
+    admission::load(&ctx).await?;
     let ctx: SharedCtx = Arc::new(ctx);
     let result = serve(&ctx, listener).await;
     ctx.store.close().await;
@@ -69,6 +70,7 @@ async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
     let address = listener.local_addr()?;
     let mut back = Group::new("back", CancellationToken::new());
     back.spawn("ingest", shared(ctx, ingest::run));
+    back.spawn("limits", shared(ctx, admission::run));
     back.spawn("metrics", shared(ctx, upkeep));
     back.spawn("watch_base", shared(ctx, |ctx, stop| watch::run(ctx, Side::Base, stop)));
     back.spawn("watch_opengradient", shared(ctx, |ctx, stop| watch::run(ctx, Side::OpenGradient, stop)));

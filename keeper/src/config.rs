@@ -1,11 +1,14 @@
 //! The keeper's configuration: one TOML file, unknown keys refused, secrets only by reference to environment or keystore.
 
+pub mod limits;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use alloy::primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 
+use self::limits::Limits;
 use crate::error::{Error, Result};
 
 /// Everything `quittance run` needs to know.
@@ -17,6 +20,8 @@ pub struct Config {
     pub opengradient: OpenGradient,
     #[serde(default)]
     pub api: Api,
+    #[serde(default)]
+    pub limits: Limits,
     #[serde(default)]
     pub batch: Batch,
     #[serde(default)]
@@ -263,6 +268,7 @@ impl Config {
         rule(self.base.in_flight > 0 && self.opengradient.in_flight > 0, "in_flight must be at least 1")?;
         rule(self.opengradient.record_rows > 0, "opengradient.record_rows must be at least 1")?;
         rule(self.dispatch.concurrency > 0, "dispatch.concurrency must be at least 1")?;
+        self.limits.check()?;
         for (token, amount) in self.dispatch.credit.iter().chain(&self.batch.max_value) {
             rule(amount.parse::<u128>().is_ok(), &format!("{token}: {amount:?} is not a whole number of token units"))?;
         }

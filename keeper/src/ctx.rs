@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Admission;
 use crate::chain::rpc::Rpc;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -52,6 +53,8 @@ pub struct Ctx {
     pub lock_tail: u64,
     /// The writer that commits orders and completions in groups.
     pub ingest: Ingest,
+    /// Who may come in, and how often.
+    pub admission: Admission,
     /// What nodes are busy with.
     pub desk: Desk,
     /// What `/metrics` shows; `None` in tests.
@@ -98,6 +101,7 @@ impl Ctx {
             keys: Keys::default(),
             lock_tail: u64::MAX,
             ingest: Ingest::default(),
+            admission: Admission::new(&config.limits),
             config,
             store,
             clock: Clock::default(),

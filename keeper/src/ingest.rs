@@ -178,6 +178,7 @@ async fn commit_group(ctx: &Ctx, group: Vec<Message>) {
 
 /// One transaction. A refusal concerns its own job, any other error everybody's.
 async fn commit(ctx: &Ctx, jobs: &[Job]) -> Result<Vec<Result<Done, Refusal>>> {
+    let _lag = ctx.admission.pressure.committing();
     // Read before the transaction: on SQLite the reader is another connection.
     let chain_now = chain_now(ctx).await?;
     let mut tx = ctx.store.write().await?;

@@ -1,5 +1,6 @@
 //! The Quittance keeper: verifies payments, matches them with proven inferences, settles and relays.
 
+pub mod admission;
 pub mod api;
 pub mod app;
 pub mod canonical;
@@ -15,6 +16,7 @@ pub mod dispatch;
 pub mod error;
 pub mod finish;
 pub mod ingest;
+pub mod known_errors;
 pub mod limits;
 pub mod merkle;
 pub mod metrics;

@@ -70,20 +70,6 @@ pub async fn reader(ctx: &Ctx, headers: &HeaderMap) -> ApiResult<Reader> {
     }
 }
 
-/// Whether the caller bears an API key with a scope; a devnet asks for none.
-///
-/// # Errors
-/// `internal` when the store fails.
-pub async fn has_scope(ctx: &Ctx, headers: &HeaderMap, scope: &str) -> ApiResult<bool> {
-    if ctx.config.api.open_reads {
-        return Ok(true);
-    }
-    match credentials(headers) {
-        Ok(Some(("bearer", key))) => Ok(api_keys::allows(&ctx.store, key, scope).await?),
-        _ => Ok(false),
-    }
-}
-
 fn credentials(headers: &HeaderMap) -> ApiResult<Option<(&'static str, &str)>> {
     let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
     let value = value.to_str().map_err(|_| unauthorized("the Authorization header is no text"))?;

@@ -4,7 +4,7 @@ use alloy::primitives::{B256, keccak256};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{Extensions, HeaderMap};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::join_all;
 use quittance_bindings::typed::{message_hash, settlement_id};
@@ -13,9 +13,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::auth::has_scope;
 use super::body::{json_bytes, parse, too_large};
 use super::error::{ApiError, ApiResult, ErrorBody};
+use crate::admission::caller::caller;
+use crate::admission::{Route, count_all, count_caller};
 use crate::canonical::canonical_request;
 use crate::ctx::Ctx;
 use crate::ctx::SharedCtx;
@@ -84,17 +85,40 @@ pub struct Accepted {
         (status = 200, description = "One result, or one per item in order: a result or an error body", body = Accepted),
         (status = "4XX", description = "Refused (a single completion), or the array itself cannot be read", body = ErrorBody),
         (status = "5XX", description = "Try again: nothing was stored", body = ErrorBody)))]
-pub async fn submit(State(ctx): State<SharedCtx>, headers: HeaderMap, body: Body) -> ApiResult<Response> {
+pub async fn submit(
+    State(ctx): State<SharedCtx>,
+    extensions: Extensions,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult<Response> {
     let api = &ctx.config.api;
-    let bytes = json_bytes(&headers, body, api.max_batch_body.max(api.max_body)).await?;
-    let metered = has_scope(&ctx, &headers, api_keys::COMPLETIONS).await?;
+    let caller = caller(&ctx, &extensions, &headers).await?;
+    let count = |cost: usize| -> Result<(), Refusal> {
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        count_caller(&ctx, Route::Completions, &caller, cost)?;
+        count_all(&ctx, Route::Completions, cost)
+    };
+    // Whoever has overdrawn need not even send its body; how much a call costs is known when it is read.
+    count(0)?;
+    let bytes = json_bytes(&headers, body, api.max_batch_body.max(api.max_body)).await;
+    if bytes.is_err() {
+        count(1)?;
+    }
+    let bytes = bytes?;
+    // Waits rather than refuses; a slow sender takes no place.
+    let _place = ctx.admission.pressure.completions().await?;
+    // A devnet meters for everybody.
+    let metered = api.open_reads || caller.key.as_ref().is_some_and(|key| key.has(api_keys::COMPLETIONS));
     if bytes.trim_ascii_start().first() != Some(&b'[') {
+        count(1)?;
         if bytes.len() > api.max_body {
             return Err(too_large(api.max_body));
         }
         return Ok(Json(one(&ctx, parse(&bytes)?, metered).await?).into_response());
     }
-    let items: Vec<&RawValue> = parse(&bytes)?;
+    let items: ApiResult<Vec<&RawValue>> = parse(&bytes);
+    count(items.as_ref().map_or(1, |items| items.len().clamp(1, MAX_COMPLETIONS)))?;
+    let items = items?;
     if items.len() > MAX_COMPLETIONS {
         let text = "too many completions in one call";
         return Err(Refusal::mismatch(Code::BodyTooLarge, text, items.len(), MAX_COMPLETIONS).into());

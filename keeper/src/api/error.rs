@@ -61,10 +61,12 @@ impl IntoResponse for ApiError {
         let code = self.0.code;
         metrics::counter!("quittance_refusals_total", "code" => code.as_str()).increment(1);
         let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        // Whole seconds, rounded up: who comes as told is taken.
+        let wait_ms = self.0.details.get("retryAfterMs").and_then(serde_json::Value::as_u64).unwrap_or(1_000);
         let mut response = (status, Json(self.0.to_json())).into_response();
         let headers = response.headers_mut();
         if matches!(code, Code::Overloaded | Code::RateLimited) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1_000).max(1)));
         }
         if code == Code::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer, SIWE"));

@@ -15,10 +15,14 @@ mod stream;
 mod tests;
 
 use std::future::IntoFuture;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{Request, State};
 use axum::http::Uri;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +30,8 @@ use tower_http::trace::TraceLayer;
 
 pub use openapi::document;
 
+use crate::admission::caller::caller;
+use crate::admission::{Route, count_all, count_caller};
 use crate::ctx::SharedCtx;
 use crate::error::{Code, Error, Result};
 use error::ApiError;
@@ -35,15 +41,18 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// All routes.
 pub fn router(ctx: SharedCtx) -> Router {
-    Router::new()
-        .route("/orders", post(orders::submit))
+    let reads = Router::new()
         .route("/orders/{id}", get(state::order))
-        .route("/completions", post(completions::submit))
         .route("/receipts", get(receipts::list))
         .route("/receipts/{id}", get(receipts::one))
         .route("/batches/{id}", get(state::batch))
         .route("/accounts/{payer}", get(state::account))
         .route("/nodes", get(state::nodes))
+        .layer(from_fn_with_state(ctx.clone(), count_read));
+    Router::new()
+        .merge(reads)
+        .route("/orders", post(orders::submit))
+        .route("/completions", post(completions::submit))
         .route("/openapi.json", get(openapi::serve))
         .route("/livez", get(ops::livez))
         .route("/readyz", get(ops::readyz))
@@ -52,6 +61,14 @@ pub fn router(ctx: SharedCtx) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(TraceLayer::new_for_http())
         .with_state(ctx)
+}
+
+/// Reads are counted against whoever reads.
+async fn count_read(State(ctx): State<SharedCtx>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let caller = caller(&ctx, request.extensions(), request.headers()).await?;
+    count_caller(&ctx, Route::Reads, &caller, 1)?;
+    count_all(&ctx, Route::Reads, 1)?;
+    Ok(next.run(request).await)
 }
 
 async fn not_found(uri: Uri) -> ApiError {
@@ -80,7 +97,8 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
 pub async fn serve(listener: TcpListener, ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
     tracing::info!(address = %listener.local_addr()?, "api listens");
     let until = stop.clone();
-    let server = axum::serve(listener, router(ctx)).with_graceful_shutdown(async move { until.cancelled().await });
+    let service = router(ctx).into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(async move { until.cancelled().await });
     tokio::select! {
         done = server.into_future() => Ok(done?),
         () = async {

@@ -6,7 +6,7 @@ use alloy::primitives::{B256, Bytes};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{Extensions, HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use quittance_bindings::typed::{Order, order_id};
 use serde::Deserialize;
@@ -17,6 +17,9 @@ use super::answer::{Answered, Pending, Standing, standing, wait};
 use super::body::{json_bytes, parse};
 use super::error::{ApiError, ApiResult, ErrorBody};
 use super::stream;
+use crate::admission::caller::caller;
+use crate::admission::pressure::{Shed, refuse};
+use crate::admission::{Route, count_all, count_caller, count_payer};
 use crate::canonical::canonical_request;
 use crate::ctx::{Ctx, SharedCtx};
 use crate::dispatch::lease;
@@ -61,7 +64,19 @@ pub struct Submission {
         (status = 202, description = "Taken; ask again with the same order", body = Pending),
         (status = "4XX", description = "Refused: nothing is charged", body = ErrorBody),
         (status = "5XX", description = "Try again: nothing is lost", body = ErrorBody)))]
-pub async fn submit(State(ctx): State<SharedCtx>, headers: HeaderMap, body: Body) -> ApiResult<Response> {
+pub async fn submit(
+    State(ctx): State<SharedCtx>,
+    extensions: Extensions,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult<Response> {
+    if ctx.stopping.is_cancelled() {
+        return Err(refuse(Shed::Stopping).into());
+    }
+    let caller = caller(&ctx, &extensions, &headers).await?;
+    count_caller(&ctx, Route::Orders, &caller, 1)?;
+    // Held until the answer is out: what waits counts too.
+    let place = ctx.admission.pressure.order(&ctx.config.limits, ctx.ingest.waiting())?;
     let bytes = json_bytes(&headers, body, ctx.config.api.max_body).await?;
     let submission: Submission = parse(&bytes)?;
     let streams = submission.stream;
@@ -69,7 +84,7 @@ pub async fn submit(State(ctx): State<SharedCtx>, headers: HeaderMap, body: Body
     metrics::counter!("quittance_orders_total").increment(1);
     let id = taken.order_id;
     if streams {
-        return stream::respond(ctx, id, taken.kept).await;
+        return stream::respond(ctx, id, taken.kept, place).await;
     }
     let respond_async = headers
         .get_all("prefer")
@@ -135,6 +150,9 @@ async fn take(ctx: &Ctx, submission: Submission) -> ApiResult<Taken> {
         held: known.as_ref().is_some_and(|known| known.held),
     };
     let Checked { request_hash, signature, .. } = check(&handed, &rules)?;
+    // Only now is it known to be the payer's, or to be held, which costs whoever did it.
+    count_payer(ctx, order.payer)?;
+    count_all(ctx, Route::Orders, 1)?;
     check_node(ctx, &order)?;
     let dispatch_from_ms = if submission.stream {
         lease(ctx)

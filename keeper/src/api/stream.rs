@@ -8,7 +8,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::poll_fn;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::answer::{Standing, wait};
 use super::error::{ApiError, ApiResult};
@@ -20,10 +20,11 @@ use crate::store::orders;
 const QUEUE: usize = 256;
 
 /// Streams an order's answer. `kept`: the order was kept from the dispatcher, so that it is served here.
+/// `place` is given back when the stream ends.
 ///
 /// # Errors
 /// `internal`; later failures are events.
-pub async fn respond(ctx: SharedCtx, order_id: B256, kept: bool) -> ApiResult<Response> {
+pub async fn respond(ctx: SharedCtx, order_id: B256, kept: bool, place: OwnedSemaphorePermit) -> ApiResult<Response> {
     let (events, mut receiver) = mpsc::channel::<Event>(QUEUE);
     let claimed = if kept {
         let now_ms = ctx.clock.now_ms();
@@ -38,6 +39,7 @@ pub async fn respond(ctx: SharedCtx, order_id: B256, kept: bool) -> ApiResult<Re
     tokio::spawn(async move {
         let served = claimed && relay(&ctx, order_id, &events).await;
         finish(&ctx, order_id, &events, !served).await;
+        drop(place);
     });
     let stream = poll_fn(move |cx| receiver.poll_recv(cx).map(|event| event.map(Ok::<_, Infallible>)));
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(10))).into_response())

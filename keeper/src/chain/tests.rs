@@ -106,6 +106,7 @@ fn config(network: &Network) -> Config {
             record_rows: 20,
         },
         api: Default::default(),
+        limits: Default::default(),
         batch: Default::default(),
         dispatch: Default::default(),
         fees: Default::default(),

@@ -1,6 +1,6 @@
 //! Contract errors in words: the error's name as stable code, its arguments, and what to do.
 
-use alloy::sol_types::{Revert, SolError as _, SolInterface};
+use alloy::sol_types::SolInterface;
 use quittance_bindings::escrow::InferenceEscrow::InferenceEscrowErrors;
 use quittance_bindings::keepers::KeeperRegistry::KeeperRegistryErrors;
 use quittance_bindings::ledger::SettlementLedger::SettlementLedgerErrors;
@@ -8,14 +8,16 @@ use quittance_bindings::nodes::NodeRegistry::NodeRegistryErrors;
 use serde_json::json;
 
 use super::failure::Failure;
+use crate::known_errors::{self, KnownErrors};
 
 /// The failure that revert data stands for.
 pub fn explain(data: &[u8]) -> Failure {
     let Some((name, text)) = decode(data) else {
-        return Failure::new(
-            "reverted",
-            format!("the contract refused without a known reason: 0x{}", hex::encode(data)),
-        );
+        let text = match data {
+            [] => "the contract refused without a reason: is it the contract that the network file names?".to_owned(),
+            _ => format!("the contract refused with an error that is not known here: 0x{}", hex::encode(data)),
+        };
+        return Failure::new("reverted", text);
     };
     let code = snake(&name);
     let message = match hint(&name) {
@@ -25,15 +27,21 @@ pub fn explain(data: &[u8]) -> Failure {
     Failure { details: json!({ "error": text }), ..Failure::new(code, message) }
 }
 
-/// Name and readable form of a custom error of ours, or a plain revert text.
+/// Name and readable form of a custom error of ours, of a token or library, a plain revert text or a panic.
 fn decode(data: &[u8]) -> Option<(String, String)> {
-    if let Ok(revert) = Revert::abi_decode(data) {
-        return Some(("Reverted".to_owned(), revert.reason));
+    match KnownErrors::abi_decode(data) {
+        Ok(KnownErrors::Error(error)) => return Some(("Reverted".to_owned(), error.reason)),
+        Ok(KnownErrors::Panic(panic)) => {
+            let meaning = known_errors::panic(panic.code.saturating_to());
+            return Some(("Panicked".to_owned(), format!("{meaning} (panic {:#x})", panic.code)));
+        }
+        _ => {}
     }
     named::<InferenceEscrowErrors>(data)
         .or_else(|| named::<SettlementLedgerErrors>(data))
         .or_else(|| named::<NodeRegistryErrors>(data))
         .or_else(|| named::<KeeperRegistryErrors>(data))
+        .or_else(|| named::<KnownErrors>(data))
 }
 
 /// `InsufficientFree` and `InsufficientFree { actual: 1, expected: 2 }`.
@@ -70,26 +78,53 @@ fn hint(name: &str) -> Option<&'static str> {
         "NodeNotUsable" => "the node's version cannot be paid now",
         "BadInferenceSignature" => "the node's signature does not fit request, answer and time",
         "BadMeterSignature" => "the meter signature is not by the meter key of this node version",
+        "ERC20InsufficientBalance" => {
+            "the account does not have that many tokens: get some first, or name a smaller amount"
+        }
+        "ERC20InsufficientAllowance" | "InsufficientAllowance" => {
+            "the allowance is too small: approve the escrow first"
+        }
+        "SafeERC20FailedOperation" | "TransferFailed" | "TransferFromFailed" | "ApproveFailed" => {
+            "the token refused: check balance, allowance, and that the address is a token"
+        }
+        "ERC2612ExpiredSignature" | "AllowanceExpired" | "SignatureExpired" => "the permit has expired: sign a new one",
+        "ERC2612InvalidSigner" | "InvalidSigner" | "InvalidSignature" | "InvalidContractSignature" => {
+            "the permit is not signed by the owner for exactly this: sign again on the right chain"
+        }
+        "InvalidAccountNonce" | "InvalidNonce" => "the permit's nonce is used: sign with another one",
+        "EnforcedPause" => "the token or contract is paused: try later",
+        "OwnableUnauthorizedAccount" | "AccessManagedUnauthorized" | "AccessManagerUnauthorizedAccount" => {
+            "this account may not do that: use the one that has the role"
+        }
         _ => return None,
     })
 }
 
-/// `InsufficientFree` as `insufficient_free`.
+/// `InsufficientFree` as `insufficient_free`, `ERC20InvalidSender` as `erc20_invalid_sender`.
 fn snake(name: &str) -> String {
     let mut code = String::with_capacity(name.len() + 4);
-    for c in name.chars() {
-        if c.is_ascii_uppercase() && !code.is_empty() {
+    let mut before: Option<char> = None;
+    let mut rest = name.chars().peekable();
+    while let Some(c) = rest.next() {
+        let word = before
+            .is_some_and(|before| !before.is_ascii_uppercase() || rest.peek().is_some_and(char::is_ascii_lowercase));
+        if c.is_ascii_uppercase() && word {
             code.push('_');
         }
         code.push(c.to_ascii_lowercase());
+        before = Some(c);
     }
     code
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use alloy::primitives::{Address, U256};
+    use alloy::sol_types::{Revert, SolError as _};
     use quittance_bindings::InferenceEscrow;
+
+    use super::*;
+    use crate::known_errors::Known;
 
     #[test]
     fn names_become_codes() {
@@ -102,5 +137,26 @@ mod tests {
         assert!(failure.message.contains("actual: 1"), "{failure}");
         let failure = explain(&InferenceEscrow::NothingLocked {}.abi_encode());
         assert_eq!(failure.code, "nothing_locked");
+    }
+
+    #[test]
+    fn tokens_and_the_compiler_are_understood() {
+        let (account, number) = (Address::repeat_byte(1), U256::from(7));
+        let poor = Known::ERC20InsufficientBalance { sender: account, balance: number, needed: U256::from(8) };
+        let failure = explain(&poor.abi_encode());
+        assert_eq!(failure.code, "erc20_insufficient_balance");
+        assert!(failure.message.contains("needed: 8") && failure.message.contains("get some first"), "{failure}");
+        let short = Known::ERC20InsufficientAllowance { spender: account, allowance: number, needed: number };
+        assert_eq!(explain(&short.abi_encode()).code, "erc20_insufficient_allowance");
+        let panic = explain(&Known::Panic { code: U256::from(0x11) }.abi_encode());
+        assert_eq!(panic.code, "panicked");
+        assert!(panic.message.contains("overflowed (panic 0x11)"), "{panic}");
+        assert_eq!(
+            explain(&Known::SignatureExpired { signatureDeadline: number }.abi_encode()).code,
+            "signature_expired"
+        );
+        assert_eq!(snake("ECDSAInvalidSignatureS"), "ecdsa_invalid_signature_s");
+        assert_eq!(snake("SafeERC20FailedOperation"), "safe_erc20_failed_operation");
+        assert!(!explain(&[]).message.contains("known"), "no reason at all is said to be none");
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use alloy::primitives::Address;
 
 use super::deploy::{Deployment, Keys, OPG, USDC, operator_of};
+use crate::config::limits::{Limits, OrderRates, Rate};
 use crate::config::{Api, Base, Batch, Config, Dispatch, Fees, Keeper, KeySource, Node, OpenGradient, RateCard};
 use crate::error::{Error, Result};
 
@@ -71,6 +72,11 @@ pub fn config(deployment: &Deployment, dir: &Path, listen: &str) -> Config {
             record_rows: 20,
         },
         api: Api { listen: listen.to_owned(), open_reads: true, ..Api::default() },
+        limits: Limits {
+            // One machine, one payer, as fast as it goes.
+            orders: OrderRates { payer: Rate::new(600_000, 100_000), global: Rate::new(0, 0), ..OrderRates::default() },
+            ..Limits::default()
+        },
         batch: Batch { max_rows: 100, max_age_ms: 3_000, ..Batch::default() },
         dispatch: Dispatch {
             timeout_ms: 5_000,

@@ -1,7 +1,6 @@
 //! API keys: only their hashes are stored.
 
 use alloy::primitives::{B256, keccak256};
-use sqlx::Row;
 
 use super::{Store, WriteTx};
 use crate::error::Result;
@@ -45,16 +44,22 @@ pub async fn revoke(tx: &mut WriteTx, name: &str, now_ms: i64) -> Result<u64> {
     Ok(done.rows_affected())
 }
 
+/// Scopes of a key that exists and is not revoked.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn scopes(store: &Store, key_hash: B256) -> Result<Option<String>> {
+    Ok(sqlx::query_scalar("SELECT scopes FROM api_keys WHERE key_hash = $1 AND revoked_ms IS NULL")
+        .bind(key_hash.to_vec())
+        .fetch_optional(store.read())
+        .await?)
+}
+
 /// Whether a key exists, is not revoked and has a scope.
 ///
 /// # Errors
 /// `store_failed`.
 pub async fn allows(store: &Store, key: &str, scope: &str) -> Result<bool> {
-    let row = sqlx::query("SELECT scopes FROM api_keys WHERE key_hash = $1 AND revoked_ms IS NULL")
-        .bind(hash(key).to_vec())
-        .fetch_optional(store.read())
-        .await?;
-    let Some(row) = row else { return Ok(false) };
-    let scopes: String = row.try_get("scopes")?;
+    let scopes = scopes(store, hash(key)).await?.unwrap_or_default();
     Ok(scopes.split_ascii_whitespace().any(|one| one == scope))
 }

@@ -14,6 +14,7 @@ pub mod completions;
 pub mod events;
 pub mod evidence;
 pub mod leases;
+pub mod limits;
 pub mod nodes;
 pub mod orders;
 pub mod receipts;

@@ -345,6 +345,16 @@ pub async fn counts<'c>(db: impl Executor<'c, Database = Any>) -> Result<Vec<(St
     rows.iter().map(|row| Ok((row.try_get("state")?, row.try_get("n")?))).collect()
 }
 
+/// How many orders wait for an answer that they could get.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn unanswered<'c>(db: impl Executor<'c, Database = Any>) -> Result<i64> {
+    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM orders WHERE state IN ('open', 'dispatched') AND request IS NOT NULL")
+        .fetch_one(db)
+        .await?)
+}
+
 type Query<'q> = sqlx::query::Query<'q, Any, <Any as sqlx::Database>::Arguments>;
 
 fn bind_order<'q>(query: Query<'q>, order_id: B256, order: &Order) -> Query<'q> {

@@ -10,6 +10,7 @@ use quittance_bindings::ledger::SettlementLedger::SettlementLedgerErrors;
 use quittance_bindings::nodes::NodeRegistry::NodeRegistryErrors;
 
 use crate::error::Error;
+use crate::known_errors;
 
 /// Meaning of an RPC error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,6 +183,7 @@ pub fn revert_reason(data: &[u8]) -> String {
         .or_else(|| InferenceEscrowErrors::name_by_selector(*selector))
         .or_else(|| SettlementInboxErrors::name_by_selector(*selector))
         .or_else(|| NodeRegistryErrors::name_by_selector(*selector))
+        .or_else(|| known_errors::name(*selector))
         .unwrap_or("unknown error");
     format!("reverted: {name} {}", Bytes::copy_from_slice(&data[..data.len().min(132)]))
 }
