@@ -202,6 +202,17 @@ impl Wallet {
 
     /// Signs an order for a question that nobody asked before.
     pub fn order(&self, net: &Net, question: &str, private: bool) -> Signed {
+        let blinding = if private { B256::repeat_byte(0x5e) } else { B256::ZERO };
+        let (order, request) = self.draft(net, question, blinding);
+        let mut signed = self.sign(net, &order, &request);
+        if private {
+            signed.body["blinding"] = json!(blinding);
+        }
+        signed
+    }
+
+    /// A good order, not signed, and its request.
+    pub fn draft(&self, net: &Net, question: &str, blinding: B256) -> (Order, Value) {
         let network = &net.devnet.deployment.network;
         let request = json!({
             "model": "canned-small",
@@ -209,14 +220,11 @@ impl Wallet {
             "temperature": 0.2,
             "max_tokens": 64,
         });
-        let raw = serde_json::value::RawValue::from_string(request.to_string()).unwrap();
-        let hash = quittance::cli::order::request_hash(&raw).unwrap();
-        let blinding = if private { B256::repeat_byte(0x5e) } else { B256::ZERO };
         let order = Order {
             payer: self.key.address(),
             token: USDC,
             maxAmount: MAX,
-            requestCommit: request_commit(hash, blinding),
+            requestCommit: request_commit(hash_of(&request), blinding),
             nodeScope: B256::ZERO,
             keeperId: network.keeper.id,
             validAfter: u40(now() - 5).unwrap(),
@@ -224,13 +232,21 @@ impl Wallet {
             captureDeadline: u40(now() + 600).unwrap(),
             nonce: U256::from(self.nonce.fetch_add(1, Ordering::Relaxed)),
         };
-        let (id, signature) = sign(&order, network.base.chain_id, network.base.escrow, &self.key.signer).unwrap();
-        let mut body = json!({ "order": OrderFields::from(&order), "signature": signature, "request": request });
-        if private {
-            body["blinding"] = json!(blinding);
-        }
-        Signed { id, body }
+        (order, request)
     }
+
+    /// Signs an order as it is.
+    pub fn sign(&self, net: &Net, order: &Order, request: &Value) -> Signed {
+        let network = &net.devnet.deployment.network;
+        let (id, signature) = sign(order, network.base.chain_id, network.base.escrow, &self.key.signer).unwrap();
+        Signed { id, body: json!({ "order": OrderFields::from(order), "signature": signature, "request": request }) }
+    }
+}
+
+/// Hash of a request as the nodes sign it.
+pub fn hash_of(request: &Value) -> B256 {
+    let raw = serde_json::value::RawValue::from_string(request.to_string()).unwrap();
+    quittance::cli::order::request_hash(&raw).unwrap()
 }
 
 /// Hands an order in; `None` when the keeper did not answer at all. A lock that the keeper has not seen yet is waited for.

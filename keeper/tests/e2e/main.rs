@@ -5,5 +5,6 @@
 mod chain_faults;
 mod crash;
 mod harness;
+mod refusals;
 mod refuse_to_start;
 mod settle;
