@@ -14,13 +14,11 @@ use crate::ctx::{Ctx, Keys, SharedCtx};
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::supervise::Group;
-use crate::{admission, api, dispatch, finish, ingest, metrics, preflight, relay, settle, tx};
+use crate::{admission, api, dispatch, finish, ingest, metrics, observe, preflight, relay, settle, tx};
 
 /// Time that shutdown takes at most: first what takes new work, then what commits and sends.
 const FRONT_TIME: Duration = Duration::from_secs(12);
 const SHUTDOWN_TIME: Duration = Duration::from_secs(25);
-/// Between two clean-ups of the metrics recorder.
-const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Runs the keeper until SIGTERM or SIGINT.
 ///
@@ -69,25 +67,23 @@ async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
     let mut signals = Signals::install()?;
     let address = listener.local_addr()?;
     let mut back = Group::new("back", CancellationToken::new());
-    back.spawn("ingest", shared(ctx, ingest::run));
-    back.spawn("limits", shared(ctx, admission::run));
-    back.spawn("metrics", shared(ctx, upkeep));
-    back.spawn("watch_base", shared(ctx, |ctx, stop| watch::run(ctx, Side::Base, stop)));
-    back.spawn("watch_opengradient", shared(ctx, |ctx, stop| watch::run(ctx, Side::OpenGradient, stop)));
-    back.spawn("txs_base", shared(ctx, |ctx, stop| tx::run(ctx, Side::Base, stop)));
-    back.spawn("txs_opengradient", shared(ctx, |ctx, stop| tx::run(ctx, Side::OpenGradient, stop)));
+    start(&mut back, ctx, "ingest", ingest::run);
+    start(&mut back, ctx, "limits", admission::run);
+    start(&mut back, ctx, "observe", observe::run);
+    for side in [Side::Base, Side::OpenGradient] {
+        start(&mut back, ctx, side.watch_loop(), move |ctx, stop| watch::run(ctx, side, stop));
+        start(&mut back, ctx, side.txs_loop(), move |ctx, stop| tx::run(ctx, side, stop));
+    }
     let mut front = Group::new("front", ctx.stopping.clone());
-    front.spawn(
-        "api",
-        shared(ctx, move |ctx, stop| {
-            let listener = listener.try_clone();
-            async move { api::serve(tokio::net::TcpListener::from_std(listener?)?, ctx, stop).await }
-        }),
-    );
-    front.spawn("dispatch", shared(ctx, dispatch::run));
-    front.spawn("settle", shared(ctx, settle::run));
-    front.spawn("relay", shared(ctx, relay::run));
-    front.spawn("finish", shared(ctx, finish::run));
+    let shared = ctx.clone();
+    front.spawn("api", move |stop| {
+        let (listener, ctx) = (listener.try_clone(), shared.clone());
+        async move { api::serve(tokio::net::TcpListener::from_std(listener?)?, ctx, stop).await }
+    });
+    start(&mut front, ctx, "dispatch", dispatch::run);
+    start(&mut front, ctx, "settle", settle::run);
+    start(&mut front, ctx, "relay", relay::run);
+    start(&mut front, ctx, "finish", finish::run);
     // The one line on standard output: scripts wait for it.
     println!("listening on http://{address}");
     let fault = tokio::select! {
@@ -105,26 +101,25 @@ async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
     fault.or(first).or(second).map_or(Ok(()), Err)
 }
 
-/// A loop over the shared state, as the supervisor starts it again and again.
-fn shared<F, Fut>(ctx: &SharedCtx, run: F) -> impl Fn(CancellationToken) -> Fut + Send + use<F, Fut>
+/// Starts a loop over the shared state that is watched for signs of life.
+fn start<F, Fut>(group: &mut Group, ctx: &SharedCtx, name: &'static str, run: F)
 where
-    F: Fn(SharedCtx, CancellationToken) -> Fut + Send,
+    F: Fn(SharedCtx, CancellationToken) -> Fut + Send + Clone + 'static,
+    Fut: Future<Output = Result<()>> + Send + 'static,
 {
-    let ctx = Arc::clone(ctx);
-    move |stop| run(Arc::clone(&ctx), stop)
-}
-
-async fn upkeep(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
-    while !stop.is_cancelled() {
-        if let Some(metrics) = &ctx.metrics {
-            metrics.run_upkeep();
+    ctx.life.born(name);
+    let ctx = ctx.clone();
+    group.spawn(name, move |stop| {
+        let (ctx, run) = (ctx.clone(), run.clone());
+        async move {
+            ctx.life.beat(name);
+            let ended = run(ctx.clone(), stop.clone()).await;
+            if stop.is_cancelled() {
+                ctx.life.over(name);
+            }
+            ended
         }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(UPKEEP) => {}
-        }
-    }
-    Ok(())
+    });
 }
 
 /// What tells the keeper to stop.

@@ -124,6 +124,9 @@ pub struct Api {
     pub max_batch_body: usize,
     /// Milliseconds that `POST /orders` waits for the answer before it turns into 202.
     pub wait_ms: u64,
+    /// Milliseconds without a finished round after which a loop is stuck and `/livez` fails; loops that talk to a chain get
+    /// three times as long.
+    pub stuck_ms: u64,
 }
 
 impl Default for Api {
@@ -135,6 +138,7 @@ impl Default for Api {
             max_body: 64 * 1024,
             max_batch_body: 1024 * 1024,
             wait_ms: 55_000,
+            stuck_ms: 120_000,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alloy::primitives::B256;
 use alloy::signers::local::PrivateKeySigner;
@@ -17,6 +18,8 @@ use crate::crypto::load_signer;
 use crate::dispatch::Desk;
 use crate::error::Result;
 use crate::ingest::Ingest;
+use crate::life::Life;
+use crate::observe::Warnings;
 use crate::registry::Registry;
 use crate::store::Store;
 
@@ -55,6 +58,10 @@ pub struct Ctx {
     pub ingest: Ingest,
     /// Who may come in, and how often.
     pub admission: Admission,
+    /// Signs of life of the loops.
+    pub life: Life,
+    /// What is worth a warning though the keeper can work.
+    pub warnings: Warnings,
     /// What nodes are busy with.
     pub desk: Desk,
     /// What `/metrics` shows; `None` in tests.
@@ -102,6 +109,8 @@ impl Ctx {
             lock_tail: u64::MAX,
             ingest: Ingest::default(),
             admission: Admission::new(&config.limits),
+            life: Life::new(Duration::from_millis(config.api.stuck_ms)),
+            warnings: Warnings::default(),
             config,
             store,
             clock: Clock::default(),

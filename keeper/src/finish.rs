@@ -52,6 +52,7 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
     let mut known = Known::default();
     let mut ticks = 0_u64;
     while !stop.is_cancelled() {
+        ctx.life.beat("finish");
         tick(&ctx, &mut known).await?;
         if ticks.is_multiple_of(SWEEP_EVERY) {
             sweep(&ctx).await?;

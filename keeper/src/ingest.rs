@@ -17,7 +17,10 @@ use crate::store::orders::{self, Signed};
 use crate::store::{WriteTx, accounts, batches};
 
 /// Jobs that wait at most; beyond it callers are told to come back.
-const QUEUE: usize = 4_096;
+pub const QUEUE: usize = 4_096;
+
+/// Between two signs of life while nothing comes.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// Jobs in one transaction at most: beyond this SQLite gains nothing.
 const GROUP: usize = 64;
@@ -121,10 +124,12 @@ fn overloaded() -> Refusal {
 pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
     let mut receiver = ctx.ingest.receiver.lock().await;
     loop {
+        ctx.life.beat("ingest");
         let first = tokio::select! {
             biased;
             message = receiver.recv() => message,
             () = stop.cancelled() => break,
+            () = tokio::time::sleep(IDLE) => continue,
         };
         let Some(first) = first else { return Ok(()) };
         commit_group(&ctx, group(first, &mut receiver)).await;

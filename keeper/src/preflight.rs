@@ -52,121 +52,170 @@ pub async fn database(store: &Store, url: &str) -> Result<()> {
     })
 }
 
+/// One check and what came of it.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// Stable.
+    pub name: &'static str,
+    pub outcome: Outcome,
+}
+
+/// What came of a check; the text says what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Fine,
+    /// Works, but not as it should.
+    Warning(String),
+    Failed(String),
+}
+
 /// Checks everything else. All that fails is logged, the first failure is returned.
 ///
 /// # Errors
 /// `preflight_failed` with the check's name.
 pub async fn chains(ctx: &Ctx) -> Result<Facts> {
+    let (checks, facts) = survey(ctx).await;
+    let mut first = None;
+    for check in checks {
+        match check.outcome {
+            Outcome::Fine => {}
+            Outcome::Warning(text) => tracing::warn!(check = check.name, "{text}"),
+            Outcome::Failed(text) => {
+                let error = refuse(check.name, text);
+                tracing::error!(%error, "preflight");
+                first.get_or_insert(error);
+            }
+        }
+    }
+    match (first, facts) {
+        (Some(error), _) => Err(error),
+        (None, Some(facts)) => Ok(facts),
+        (None, None) => Err(refuse("base_wiring", "the escrow's LOCK_TAIL is not known".to_owned())),
+    }
+}
+
+/// Every check of both chains, with what start-up learns from them if they hold. What depends on a failed check is left out.
+pub async fn survey(ctx: &Ctx) -> (Vec<Check>, Option<Facts>) {
     let config = &ctx.config;
     let (base, og) = (&config.base, &config.opengradient);
-    let mut failed = Failures::default();
-    let base_ok = failed.note(chain_id(&ctx.base, "base_chain_id", "base").await);
-    let og_ok = failed.note(chain_id(&ctx.og, "og_chain_id", "opengradient").await);
+    let mut checks = Checks::default();
     let mut lock_tail = None;
-    if base_ok {
+    if checks.chain_id(&ctx.base, "base_chain_id", "base").await {
         let named = [
             ("base.escrow", base.escrow),
             ("base.ledger", base.ledger),
             ("base.node_registry", base.node_registry),
             ("base.keeper_registry", base.keeper_registry),
         ];
+        let mut there = true;
         for (name, address) in named.into_iter().chain(base.tokens.iter().map(|token| ("base.tokens", *token))) {
-            failed.note(code(&ctx.base, "base_code", name, address).await);
+            there &= checks.note("base_code", code(&ctx.base, "base_code", name, address).await);
         }
-        if failed.first.is_none() {
-            failed.note(
-                wired(&ctx.base, "base_wiring", "ledger.escrow", base.ledger, &escrowCall {}.abi_encode(), base.escrow)
-                    .await,
-            );
-            failed.note(
-                wired(
-                    &ctx.base,
-                    "base_wiring",
-                    "ledger.nodes",
-                    base.ledger,
-                    &nodesCall {}.abi_encode(),
-                    base.node_registry,
-                )
-                .await,
-            );
-            failed.note(
-                wired(
-                    &ctx.base,
-                    "base_wiring",
-                    "ledger.keepers",
-                    base.ledger,
-                    &keepersCall {}.abi_encode(),
-                    base.keeper_registry,
-                )
-                .await,
-            );
-            lock_tail = failed.take(tail(ctx).await);
-            failed.note(hot_key(ctx, "hot_key", "base.key", load_signer(&base.key)?.address()).await);
-            failed.note(
-                hot_key(ctx, "receipt_key", "keeper.receipt_key", load_signer(&config.keeper.receipt_key)?.address())
-                    .await,
-            );
+        if there {
+            for (what, data, expected) in [
+                ("ledger.escrow", escrowCall {}.abi_encode(), base.escrow),
+                ("ledger.nodes", nodesCall {}.abi_encode(), base.node_registry),
+                ("ledger.keepers", keepersCall {}.abi_encode(), base.keeper_registry),
+            ] {
+                let outcome = wired(&ctx.base, "base_wiring", what, base.ledger, &data, expected).await;
+                checks.note("base_wiring", outcome);
+            }
+            lock_tail = checks.take("base_wiring", tail(ctx).await);
+            for (check, name, source) in
+                [("hot_key", "base.key", &base.key), ("receipt_key", "keeper.receipt_key", &config.keeper.receipt_key)]
+            {
+                if let Some(signer) = checks.take(check, load_signer(source)) {
+                    checks.note(check, hot_key(ctx, check, name, signer.address()).await);
+                }
+            }
         }
-        failed.note(gas(&ctx.base, "base_gas", "base.key", load_signer(&base.key)?.address()).await);
-        failed.note(head(ctx, &ctx.base, "base_clock", base.start_block).await);
+        if let Some(signer) = checks.take("base_gas", load_signer(&base.key)) {
+            checks.note("base_gas", gas(&ctx.base, "base_gas", "base.key", signer.address()).await);
+        }
+        checks.head("base_clock", head(ctx, &ctx.base, "base_clock", base.start_block).await);
     }
-    if og_ok {
-        let inbox = failed.note(code(&ctx.og, "og_code", "opengradient.inbox", og.inbox).await);
-        let registry = failed.note(code(&ctx.og, "og_code", "opengradient.tee_registry", og.tee_registry).await);
+    if checks.chain_id(&ctx.og, "og_chain_id", "opengradient").await {
+        let inbox = checks.note("og_code", code(&ctx.og, "og_code", "opengradient.inbox", og.inbox).await);
+        let registry =
+            checks.note("og_code", code(&ctx.og, "og_code", "opengradient.tee_registry", og.tee_registry).await);
         if inbox && registry {
-            failed.note(
-                wired(&ctx.og, "og_wiring", "inbox.registry", og.inbox, &registryCall {}.abi_encode(), og.tee_registry)
-                    .await,
-            );
+            let data = registryCall {}.abi_encode();
+            let outcome = wired(&ctx.og, "og_wiring", "inbox.registry", og.inbox, &data, og.tee_registry).await;
+            checks.note("og_wiring", outcome);
         }
-        failed.note(gas(&ctx.og, "og_gas", "opengradient.key", load_signer(&og.key)?.address()).await);
-        failed.note(head(ctx, &ctx.og, "og_clock", og.start_block).await);
+        if let Some(signer) = checks.take("og_gas", load_signer(&og.key)) {
+            checks.note("og_gas", gas(&ctx.og, "og_gas", "opengradient.key", signer.address()).await);
+        }
+        checks.head("og_clock", head(ctx, &ctx.og, "og_clock", og.start_block).await);
     }
-    match (failed.first, lock_tail) {
-        (Some(error), _) => Err(error),
-        (None, Some(lock_tail)) => Ok(Facts { lock_tail }),
-        (None, None) => Err(refuse("base_wiring", "the escrow's LOCK_TAIL is not known".to_owned())),
-    }
+    (checks.0, lock_tail.map(|lock_tail| Facts { lock_tail }))
 }
 
+/// What was checked so far.
 #[derive(Default)]
-struct Failures {
-    first: Option<Error>,
-}
+struct Checks(Vec<Check>);
 
-impl Failures {
-    fn note(&mut self, outcome: Result<()>) -> bool {
-        self.take(outcome).is_some()
+impl Checks {
+    fn push(&mut self, name: &'static str, outcome: Outcome) {
+        self.0.push(Check { name, outcome });
     }
 
-    fn take<T>(&mut self, outcome: Result<T>) -> Option<T> {
+    fn note(&mut self, name: &'static str, outcome: Result<()>) -> bool {
+        let fine = outcome.is_ok();
+        if self.take(name, outcome).is_some() {
+            self.push(name, Outcome::Fine);
+        }
+        fine
+    }
+
+    /// The value, or the failure noted.
+    fn take<T>(&mut self, name: &'static str, outcome: Result<T>) -> Option<T> {
         match outcome {
             Ok(value) => Some(value),
+            Err(Error::Preflight { message, .. }) => {
+                self.push(name, Outcome::Failed(message));
+                None
+            }
             Err(error) => {
-                tracing::error!(%error, "preflight");
-                self.first.get_or_insert(error);
+                self.push(name, Outcome::Failed(error.to_string()));
                 None
             }
         }
     }
-}
 
-async fn chain_id(rpc: &Rpc, check: &'static str, section: &str) -> Result<()> {
-    let expected = rpc.chain_id();
-    let reported = rpc
-        .reported_chain_ids()
-        .await
-        .map_err(|error| refuse(check, format!("{section}.rpc does not answer ({error}): check the URLs")))?;
-    for (endpoint, actual) in reported {
-        if actual != expected {
-            let hint = format!("correct {section}.rpc or {section}.chain_id");
-            return Err(refuse(
-                check,
-                format!("{endpoint} serves chain {actual}, {section}.chain_id is {expected}: {hint}"),
-            ));
+    fn head(&mut self, name: &'static str, outcome: Result<Option<String>>) {
+        if let Some(warning) = self.take(name, outcome) {
+            self.push(name, warning.map_or(Outcome::Fine, Outcome::Warning));
         }
     }
-    Ok(())
+
+    /// At least one endpoint must answer, and none may serve another chain.
+    async fn chain_id(&mut self, rpc: &Rpc, name: &'static str, section: &str) -> bool {
+        let expected = rpc.chain_id();
+        let mut answered = false;
+        let mut silent = Vec::new();
+        for (endpoint, reported) in rpc.reported_chain_ids().await {
+            match reported {
+                Ok(actual) if actual == expected => answered = true,
+                Ok(actual) => {
+                    let hint = format!("correct {section}.rpc or {section}.chain_id");
+                    let text = format!("{endpoint} serves chain {actual}, {section}.chain_id is {expected}: {hint}");
+                    self.push(name, Outcome::Failed(text));
+                    return false;
+                }
+                Err(failure) => silent.push(failure.to_string()),
+            }
+        }
+        let said = silent.join("; ");
+        if !answered {
+            let text = format!("{section}.rpc does not answer ({said}): check the URLs");
+            self.push(name, Outcome::Failed(text));
+            return false;
+        }
+        let warning = format!("not all of {section}.rpc answer ({said}): check the URLs");
+        self.push(name, if silent.is_empty() { Outcome::Fine } else { Outcome::Warning(warning) });
+        true
+    }
 }
 
 async fn code(rpc: &Rpc, check: &'static str, name: &str, address: Address) -> Result<()> {
@@ -232,8 +281,8 @@ async fn gas(rpc: &Rpc, check: &'static str, name: &str, key: Address) -> Result
     Ok(())
 }
 
-/// The latest block is there, is not before our first, and its time is near ours.
-async fn head(ctx: &Ctx, rpc: &Rpc, check: &'static str, start_block: u64) -> Result<()> {
+/// The latest block is there, is not before our first, and its time is near ours; a warning when it is not that near.
+async fn head(ctx: &Ctx, rpc: &Rpc, check: &'static str, start_block: u64) -> Result<Option<String>> {
     let chain_id = rpc.chain_id();
     let Some(head) = rpc.head(BlockNumberOrTag::Latest).await? else {
         return Err(refuse(check, format!("chain {chain_id} has no latest block: is the endpoint in sync?")));
@@ -246,16 +295,18 @@ async fn head(ctx: &Ctx, rpc: &Rpc, check: &'static str, start_block: u64) -> Re
         ));
     }
     let now = ctx.clock.now();
+    let told = |seconds: u64, way: &str| {
+        Some(format!("the clock of chain {chain_id} is {seconds} s {way} this machine's: set this machine's clock"))
+    };
     match skew(now, head.timestamp) {
-        Skew::None => {}
-        Skew::Ahead(seconds) => tracing::warn!(chain_id, seconds, "the chain's clock is ahead of this machine's"),
-        Skew::Behind(seconds) => tracing::warn!(chain_id, seconds, "the chain's clock is behind this machine's"),
+        Skew::None => Ok(None),
+        Skew::Ahead(seconds) => Ok(told(seconds, "ahead of")),
+        Skew::Behind(seconds) => Ok(told(seconds, "behind")),
         Skew::TooFar(seconds) => {
             let hint = "set this machine's clock, or use an endpoint that is in sync";
-            return Err(refuse(check, format!("the latest block of chain {chain_id} is {seconds} s old: {hint}")));
+            Err(refuse(check, format!("the latest block of chain {chain_id} is {seconds} s old: {hint}")))
         }
     }
-    Ok(())
 }
 
 #[derive(Debug, PartialEq, Eq)]

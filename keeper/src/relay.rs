@@ -32,6 +32,7 @@ const ALARM_EVERY: u64 = 120;
 pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
     let mut ticks = 0_u64;
     while !stop.is_cancelled() {
+        ctx.life.beat("relay");
         tick(&ctx).await?;
         alarm(&ctx, ticks.is_multiple_of(ALARM_EVERY)).await?;
         ticks = ticks.wrapping_add(1);

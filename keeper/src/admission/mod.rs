@@ -134,6 +134,7 @@ pub async fn load(ctx: &Ctx) -> Result<()> {
 pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
     let pause = Duration::from_millis(ctx.config.limits.snapshot_ms.into());
     while !stop.is_cancelled() {
+        ctx.life.beat("limits");
         ctx.admission.pressure.set_open_orders(orders::unanswered(ctx.store.read()).await?);
         write(&ctx).await?;
         tokio::select! {

@@ -58,6 +58,22 @@ impl Side {
         }
     }
 
+    /// Name of the loop that follows this chain.
+    pub const fn watch_loop(self) -> &'static str {
+        match self {
+            Self::Base => "watch_base",
+            Self::OpenGradient => "watch_opengradient",
+        }
+    }
+
+    /// Name of the loop that sends transactions to this chain.
+    pub const fn txs_loop(self) -> &'static str {
+        match self {
+            Self::Base => "txs_base",
+            Self::OpenGradient => "txs_opengradient",
+        }
+    }
+
     /// This side's settings.
     pub fn view(self, ctx: &Ctx) -> View<'_> {
         match self {

@@ -23,6 +23,9 @@ const SICK_AFTER: u32 = 3;
 /// … except that every so many requests one probes it.
 const PROBE_EVERY: u32 = 10;
 
+/// Blocks below the lowest head at which endpoints are compared: at the head itself they may differ for a moment.
+const SURVEY_BELOW: u64 = 3;
+
 /// What follows a failed answer. Deterministic answers hold everywhere; the others are asked of the next endpoint, and
 /// after a pause once more of all.
 struct Retry {
@@ -46,6 +49,23 @@ pub struct Head {
     pub parent: B256,
     /// Unix seconds.
     pub timestamp: u64,
+}
+
+/// Where the endpoints of a chain stand.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    pub endpoints: Vec<Surveyed>,
+    /// Those that name another block than most at the same height.
+    pub odd: Vec<String>,
+}
+
+/// Where one endpoint stands.
+#[derive(Clone, Debug)]
+pub struct Surveyed {
+    /// Host only.
+    pub name: String,
+    /// Its latest block; `None` while it does not answer.
+    pub latest: Option<u64>,
 }
 
 struct Endpoint {
@@ -185,17 +205,37 @@ impl Rpc {
         Failure { chain_id: self.chain_id, what, class: Class::Unknown, message }
     }
 
-    /// Chain id that every endpoint reports; for the preflight.
-    ///
-    /// # Errors
-    /// `Failure` when an endpoint does not answer.
-    pub async fn reported_chain_ids(&self) -> Result<Vec<(String, u64)>, Failure> {
-        let mut ids = Vec::with_capacity(self.endpoints.len());
-        for endpoint in &self.endpoints {
-            let id = self.ask_one("eth_chainId", endpoint, &|p: DynProvider| async move { p.get_chain_id().await });
-            ids.push((endpoint.name.clone(), id.await?));
+    /// Asks every endpoint where it stands, and those that answer for the same block a little below the lowest of them.
+    pub async fn survey(&self) -> Survey {
+        let latest = join_all(self.endpoints.iter().map(|endpoint| async move {
+            let request = |p: DynProvider| async move { p.get_block_number().await };
+            (endpoint, self.ask_one("eth_blockNumber", endpoint, &request).await.ok())
+        }))
+        .await;
+        let lowest = latest.iter().filter_map(|(_, latest)| *latest).min();
+        let mut odd = Vec::new();
+        if let Some(number) = lowest.map(|lowest| lowest.saturating_sub(SURVEY_BELOW)).filter(|_| latest.len() > 1) {
+            let blocks =
+                join_all(latest.iter().filter(|(_, latest)| latest.is_some()).map(|(endpoint, _)| async move {
+                    let request = |p: DynProvider| async move { p.get_block_by_number(number.into()).await };
+                    let block = self.ask_one("eth_getBlockByNumber", endpoint, &request).await.ok().flatten()?;
+                    Some((endpoint.name.clone(), block.header.hash))
+                }));
+            let blocks: Vec<_> = blocks.await.into_iter().flatten().collect();
+            odd = crate::observe::odd_ones(&blocks);
         }
-        Ok(ids)
+        let endpoints =
+            latest.into_iter().map(|(endpoint, latest)| Surveyed { name: endpoint.name.clone(), latest }).collect();
+        Survey { endpoints, odd }
+    }
+
+    /// Chain id that each endpoint reports, or why it reports none; for the preflight.
+    pub async fn reported_chain_ids(&self) -> Vec<(String, Result<u64, Failure>)> {
+        join_all(self.endpoints.iter().map(|endpoint| async move {
+            let request = |p: DynProvider| async move { p.get_chain_id().await };
+            (endpoint.name.clone(), self.ask_one("eth_chainId", endpoint, &request).await)
+        }))
+        .await
     }
 
     /// A block by tag or number; `None` when the endpoint does not have it.

@@ -53,6 +53,7 @@ pub async fn run(ctx: SharedCtx, side: Side, stop: CancellationToken) -> Result<
     async {
         ctx.registry.refresh(&ctx.store, &ctx.config).await?;
         loop {
+            ctx.life.beat(side.watch_loop());
             let more = match watcher.tick(&stop).await {
                 Ok(more) => more,
                 Err(error @ (Error::Chain { .. } | Error::Corrupt { .. } | Error::Config(_))) => {
@@ -441,6 +442,9 @@ impl Watcher {
             at = number.checked_sub(1);
         }
         metrics::counter!("quittance_chain_reorgs_total", "chain" => self.side.as_str()).increment(1);
+        let depth = cursor.number.saturating_sub(ancestor.map_or(view.start_block, |head| head.number));
+        #[allow(clippy::cast_precision_loss)]
+        metrics::histogram!("quittance_chain_reorg_depth_blocks", "chain" => self.side.as_str()).record(depth as f64);
         tracing::warn!(from = cursor.number, to = ancestor.map(|head| head.number), "chain reorganised");
         self.go_back(cursor, ancestor).await?;
         Ok(true)

@@ -151,13 +151,11 @@ impl Chains {
         let expected =
             [(&self.base, file.network.base_chain_id), (&self.opengradient, file.network.opengradient_chain_id)];
         for (rpc, expected) in expected {
-            let wrong = match rpc.reported_chain_ids().await {
-                Ok(found) => found
-                    .into_iter()
-                    .find(|(_, actual)| *actual != expected)
-                    .map(|(url, actual)| format!("{url} is chain {actual}, the receipt is of chain {expected}")),
+            let wrong = rpc.reported_chain_ids().await.into_iter().find_map(|(url, reported)| match reported {
+                Ok(actual) if actual == expected => None,
+                Ok(actual) => Some(format!("{url} is chain {actual}, the receipt is of chain {expected}")),
                 Err(failure) => Some(failure.to_string()),
-            };
+            });
             if let Some(detail) = wrong {
                 return Check { name: "chain_ids", ok: false, detail };
             }

@@ -64,6 +64,7 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
     }
     let mut tasks: JoinSet<()> = JoinSet::new();
     loop {
+        ctx.life.beat("dispatch");
         while tasks.try_join_next().is_some() {}
         claim(&ctx, &mut tasks).await?;
         tokio::select! {

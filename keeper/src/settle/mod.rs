@@ -34,6 +34,7 @@ const TICK_MS: u64 = 200;
 /// `store_failed`, `store_corrupt`: the tick did nothing and can be run again.
 pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
     while !stop.is_cancelled() {
+        ctx.life.beat("settle");
         tick(&ctx).await?;
         tokio::select! {
             () = stop.cancelled() => {}

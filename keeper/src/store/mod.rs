@@ -16,6 +16,7 @@ pub mod evidence;
 pub mod leases;
 pub mod limits;
 pub mod nodes;
+pub mod operations;
 pub mod orders;
 pub mod receipts;
 pub mod records;

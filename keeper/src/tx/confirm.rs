@@ -82,6 +82,9 @@ impl Manager {
         }
         let now_ms = self.ctx.clock.now_ms();
         if let Some(found) = found {
+            if !found.success {
+                super::reverted(self.side, &row.kind, "reverted: on_chain");
+            }
             let mut tx = self.ctx.store.write().await?;
             txs::include(&mut tx, row.tx_id, &found, now_ms).await?;
             if view.instant {

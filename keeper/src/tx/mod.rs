@@ -56,6 +56,7 @@ pub async fn run(ctx: SharedCtx, side: Side, stop: CancellationToken) -> Result<
     async {
         let view = side.view(&ctx);
         while !stop.is_cancelled() {
+            ctx.life.beat(side.txs_loop());
             match manager.tick().await {
                 Ok(()) => {}
                 Err(error @ (Error::Corrupt { .. } | Error::Config(_))) => return Err(error),
@@ -221,6 +222,7 @@ impl Manager {
         let settled = *seen >= REVERTS && now_ms.saturating_sub(*first_ms) >= REVERT_MS;
         tracing::warn!(tx_id = row.tx_id, intent = row.intent_key, reason, seen, "the transaction would revert");
         if settled {
+            reverted(self.side, &row.kind, &reason);
             self.reverts.remove(&row.tx_id);
             // The store's failure is the next look's: the row is still queued then.
             if let Err(error) = self.quarantine(row.tx_id, &reason).await {
@@ -300,6 +302,16 @@ impl Manager {
         tracing::warn!(nonce, "filling a gap in the nonces");
         self.broadcast(tx_id, &attempt).await
     }
+}
+
+/// Counts a revert under the name of its error; texts of foreign contracts would be labels without end.
+fn reverted(side: Side, kind: &str, reason: &str) {
+    let name = reason.strip_prefix("reverted: ").and_then(|rest| rest.split(' ').next()).unwrap_or("other");
+    let fits = name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_uppercase());
+    let name =
+        if fits && name.chars().all(|c| c.is_ascii_alphanumeric()) || name == "on_chain" { name } else { "other" };
+    let labels = [("chain", side.as_str().to_owned()), ("kind", kind.to_owned()), ("reason", name.to_owned())];
+    metrics::counter!("quittance_tx_reverts_total", &labels).increment(1);
 }
 
 #[allow(clippy::cast_precision_loss)]

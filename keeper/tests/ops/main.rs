@@ -2,5 +2,6 @@
 //! a child process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod health;
 mod limits;
 mod net;

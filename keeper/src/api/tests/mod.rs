@@ -1,6 +1,7 @@
 //! The API in-process: a real store, real signatures, devnet nodes over HTTP; no chain. This file is what the tests share.
 
 mod completions;
+mod health;
 mod limits;
 mod reads;
 mod receipts;
