@@ -259,14 +259,10 @@ abstract contract SettlementLedgerBase is Test {
         });
     }
 
-    function _refs(NodeKeys memory a, NodeKeys memory b)
-        internal
-        pure
-        returns (ISettlementLedger.NodeRef[] memory refs)
-    {
-        refs = new ISettlementLedger.NodeRef[](2);
-        refs[0] = ISettlementLedger.NodeRef(a.id, a.version);
-        refs[1] = ISettlementLedger.NodeRef(b.id, b.version);
+    function _refs(NodeKeys memory a, NodeKeys memory b) internal pure returns (INodeRegistry.NodeRef[] memory refs) {
+        refs = new INodeRegistry.NodeRef[](2);
+        refs[0] = INodeRegistry.NodeRef(a.id, a.version);
+        refs[1] = INodeRegistry.NodeRef(b.id, b.version);
     }
 
     // ── Looks ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,6 +4,7 @@ pragma solidity 0.8.36;
 import {Vm} from "forge-std/Vm.sol";
 import {Hashes} from "@openzeppelin/contracts/utils/cryptography/Hashes.sol";
 import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
+import {INodeRegistry} from "../contracts/interfaces/INodeRegistry.sol";
 import {ISettlementLedger} from "../contracts/interfaces/ISettlementLedger.sol";
 import {BatchRecord, Batches, Leaf, NodeCredit} from "../contracts/libraries/Batches.sol";
 import {Order} from "../contracts/libraries/Orders.sol";
@@ -341,11 +342,11 @@ contract SettlementLedgerBatchTest is SettlementLedgerBase {
             rows[i] = _rowFor(i, 10, i == 0 ? node.id : bytes32(0), i);
         }
         rows[3] = _rowFor(3, 10, declared.id, 3);
-        ISettlementLedger.NodeRef[] memory refs = new ISettlementLedger.NodeRef[](4);
-        refs[0] = ISettlementLedger.NodeRef(node.id, 2);
-        refs[1] = ISettlementLedger.NodeRef("nobody", 1);
-        refs[2] = ISettlementLedger.NodeRef(node.id, 9);
-        refs[3] = ISettlementLedger.NodeRef(declared.id, 1);
+        INodeRegistry.NodeRef[] memory refs = new INodeRegistry.NodeRef[](4);
+        refs[0] = INodeRegistry.NodeRef(node.id, 2);
+        refs[1] = INodeRegistry.NodeRef("nobody", 1);
+        refs[2] = INodeRegistry.NodeRef(node.id, 9);
+        refs[3] = INodeRegistry.NodeRef(declared.id, 1);
         nodes.revoke(node.id);
         Outcome memory o = _postTo(refs, rows);
         assertEq(o.skipped.length, 3);
@@ -371,7 +372,7 @@ contract SettlementLedgerBatchTest is SettlementLedgerBase {
 
     function test_onlyHotKeys() public {
         ISettlementLedger.OrderRow[] memory rows = _rows(1, 10);
-        ISettlementLedger.NodeRef[] memory refs = _refs(node, declared);
+        INodeRegistry.NodeRef[] memory refs = _refs(node, declared);
         vm.expectRevert(abi.encodeWithSelector(ISettlementLedger.NotHotKey.selector, otherKeeperId, hotKey));
         vm.prank(hotKey);
         ledger.settleBatch(otherKeeperId, address(token), refs, rows, 0, "");
@@ -385,7 +386,7 @@ contract SettlementLedgerBatchTest is SettlementLedgerBase {
     }
 
     function test_limits() public {
-        ISettlementLedger.NodeRef[] memory refs = _refs(node, declared);
+        INodeRegistry.NodeRef[] memory refs = _refs(node, declared);
         vm.startPrank(hotKey);
         vm.expectRevert(ISettlementLedger.NoRows.selector);
         ledger.settleBatch(keeperId, address(token), refs, new ISettlementLedger.OrderRow[](0), 0, "");
@@ -393,7 +394,7 @@ contract SettlementLedgerBatchTest is SettlementLedgerBase {
         ledger.settleBatch(keeperId, address(token), refs, new ISettlementLedger.OrderRow[](257), 0, "");
         vm.expectRevert(abi.encodeWithSelector(ISettlementLedger.TooManyNodes.selector, 65, 64));
         ledger.settleBatch(
-            keeperId, address(token), new ISettlementLedger.NodeRef[](65), new ISettlementLedger.OrderRow[](1), 0, ""
+            keeperId, address(token), new INodeRegistry.NodeRef[](65), new ISettlementLedger.OrderRow[](1), 0, ""
         );
         vm.expectRevert(abi.encodeWithSelector(ISettlementLedger.BlobIdTooLong.selector, 129, 128));
         ledger.settleBatch(keeperId, address(token), refs, new ISettlementLedger.OrderRow[](1), 0, new bytes(129));
@@ -511,7 +512,7 @@ contract SettlementLedgerBatchTest is SettlementLedgerBase {
         return _postTo(_refs(node, declared), rows);
     }
 
-    function _postTo(ISettlementLedger.NodeRef[] memory refs, ISettlementLedger.OrderRow[] memory rows)
+    function _postTo(INodeRegistry.NodeRef[] memory refs, ISettlementLedger.OrderRow[] memory rows)
         private
         returns (Outcome memory o)
     {

@@ -10,19 +10,23 @@ import {INodeRegistry} from "../interfaces/INodeRegistry.sol";
 
 /// @title NodeRegistry
 /// @notice Who serves, under which keys, and who is paid for it.
-/// @dev A capture in a batch reads two slots: the first of the node and the one of its version. A verified capture reads one
-///      piece of code besides.
+/// @dev A capture in a batch reads one slot of the node. A verified capture reads that, the slot of the version and one piece of
+///      code. A payment reads the one slot again.
 contract NodeRegistry is INodeRegistry, AccessManaged, EIP712 {
-    /// @dev Slots: what a capture reads; what an operator's call reads; and the rest.
+    /// @dev Slots: the gate, which is all that a capture and a payment read; what an operator's call reads; and the rest. For the gate to
+    ///      be one slot its numbers are narrower than elsewhere: seconds up to the year 2106, and 16 million versions.
     struct NodeSlots {
         address payout;
-        uint40 retiredAt;
-        uint40 revokedAt;
+        uint24 version;
+        uint32 retiredAt;
+        /// When the version before this one was replaced.
+        uint32 replacedAt;
+        /// See `_LABEL_MASK` and the others.
+        uint8 flags;
         // ─ slot 2
         address operator;
-        uint32 version;
-        Label label;
         uint40 registeredAt;
+        uint40 revokedAt;
         // ─ slot 3
         address pendingOperator;
         uint40 observedAt;
@@ -38,6 +42,19 @@ contract NodeRegistry is INodeRegistry, AccessManaged, EIP712 {
         Label label;
         bool metered;
     }
+
+    /// @dev Flags of the gate: label (two bits) and "has a meter key" of the current version, the same of the one before, revoked.
+    uint8 private constant _VERSION_BITS = 3;
+    uint8 private constant _VERSION_MASK = 7;
+    uint8 private constant _LABEL_MASK = 3;
+    uint8 private constant _METERED = 4;
+    uint8 private constant _REVOKED = 64;
+    /// @dev Where the members of the gate start, bits.
+    uint256 private constant _VERSION = 160;
+    uint256 private constant _RETIRED_AT = 184;
+    uint256 private constant _REPLACED_AT = 216;
+    uint256 private constant _FLAGS = 248;
+    uint256 private constant _REVOKED_BIT = uint256(_REVOKED) << _FLAGS;
 
     bytes32 private constant DECLARE_TYPEHASH =
         keccak256("Declare(bytes32 nodeId,address verifier,address operator,address meterKey,address payout)");
@@ -164,7 +181,7 @@ contract NodeRegistry is INodeRegistry, AccessManaged, EIP712 {
         NodeSlots storage record = _operated(nodeId);
         require(record.revokedAt == 0, NodeIsRevoked(nodeId));
         require(record.retiredAt == 0, NodeIsRetired(nodeId));
-        require(record.label == Label.Declared, NotDeclared(nodeId));
+        require(Label(record.flags & _LABEL_MASK) == Label.Declared, NotDeclared(nodeId));
         (, address meterKey,) = _keys(_versions[nodeId][record.version].pointer);
         _addVersion(nodeId, verifier, meterKey, Label.Declared, key);
 
@@ -198,6 +215,7 @@ contract NodeRegistry is INodeRegistry, AccessManaged, EIP712 {
     function revoke(bytes32 nodeId) external override restricted {
         NodeSlots storage record = _unrevoked(nodeId);
         record.revokedAt = uint40(block.timestamp);
+        record.flags |= _REVOKED;
         emit NodeRevoked(++seq, nodeId, uint40(block.timestamp));
     }
 
@@ -246,7 +264,7 @@ contract NodeRegistry is INodeRegistry, AccessManaged, EIP712 {
             owner: record.owner,
             payout: record.payout,
             version: record.version,
-            label: record.label,
+            label: Label(record.flags & _LABEL_MASK),
             registeredAt: record.registeredAt,
             retiredAt: record.retiredAt,
             revokedAt: record.revokedAt,
@@ -269,11 +287,21 @@ contract NodeRegistry is INodeRegistry, AccessManaged, EIP712 {
         override
         returns (NodeStatus status, Label label)
     {
-        NodeSlots storage record = _nodes[nodeId];
-        VersionSlot storage slot = _versions[nodeId][number];
-        uint256 retiredAt = record.retiredAt;
-        bool retired = retiredAt != 0 && block.timestamp > retiredAt + GRACE;
-        return (_status(record, slot, retired), slot.label);
+        return _captureStatus(nodeId, number);
+    }
+
+    /// @inheritdoc INodeRegistry
+    function captureStatuses(NodeRef[] calldata refs)
+        external
+        view
+        override
+        returns (NodeStatus[] memory statuses, Label[] memory labels)
+    {
+        statuses = new NodeStatus[](refs.length);
+        labels = new Label[](refs.length);
+        for (uint256 i; i < refs.length; ++i) {
+            (statuses[i], labels[i]) = _captureStatus(refs[i].nodeId, refs[i].version);
+        }
     }
 
     /// @inheritdoc INodeRegistry
@@ -283,13 +311,12 @@ contract NodeRegistry is INodeRegistry, AccessManaged, EIP712 {
         override
         returns (NodeStatus status, Label label, address verifier, address meterKey, address payout, bytes memory key)
     {
-        NodeSlots storage record = _nodes[nodeId];
-        VersionSlot storage slot = _versions[nodeId][number];
-        bool retired = record.retiredAt != 0 && timestamp > record.retiredAt;
-        status = _status(record, slot, retired);
-        label = slot.label;
-        payout = record.payout;
-        if (slot.createdAt != 0) (verifier, meterKey, key) = _keys(slot.pointer);
+        uint256 gate = _gate(nodeId);
+        uint256 retiredAt = uint32(gate >> _RETIRED_AT);
+        (status, label) = _status(gate, nodeId, number, retiredAt != 0 && timestamp > retiredAt);
+        payout = address(uint160(gate));
+        address pointer = _versions[nodeId][number].pointer;
+        if (pointer != address(0)) (verifier, meterKey, key) = _keys(pointer);
     }
 
     /// @inheritdoc INodeRegistry
@@ -370,10 +397,14 @@ contract NodeRegistry is INodeRegistry, AccessManaged, EIP712 {
         );
         require(key.length != 0 && key.length <= MAX_KEY_BYTES, BadKeyLength(key.length, MAX_KEY_BYTES));
         NodeSlots storage record = _nodes[nodeId];
-        uint32 number = record.version + 1;
+        uint24 number = record.version + 1;
         if (number != 1) _versions[nodeId][number - 1].replacedAt = uint40(block.timestamp);
+        uint8 flags = record.flags;
+        uint8 current = uint8(label) | (meterKey == address(0) ? 0 : _METERED);
         record.version = number;
-        record.label = label;
+        record.replacedAt = uint32(block.timestamp);
+        // Nobody adds a version to a revoked node: that bit is clear.
+        record.flags = current | ((flags & _VERSION_MASK) << _VERSION_BITS);
         _versions[nodeId][number] = VersionSlot({
             pointer: SSTORE2.write(abi.encodePacked(verifier, meterKey, key)),
             createdAt: uint40(block.timestamp),
@@ -396,7 +427,7 @@ contract NodeRegistry is INodeRegistry, AccessManaged, EIP712 {
     }
 
     function _retire(NodeSlots storage record, bytes32 nodeId) private {
-        record.retiredAt = uint40(block.timestamp);
+        record.retiredAt = uint32(block.timestamp);
         emit NodeRetired(++seq, nodeId, uint40(block.timestamp));
     }
 
@@ -426,27 +457,61 @@ contract NodeRegistry is INodeRegistry, AccessManaged, EIP712 {
         }
     }
 
-    function _status(NodeSlots storage record, VersionSlot storage slot, bool retired)
+    function _captureStatus(bytes32 nodeId, uint32 number) private view returns (NodeStatus, Label) {
+        uint256 gate = _gate(nodeId);
+        uint256 retiredAt = uint32(gate >> _RETIRED_AT);
+        return _status(gate, nodeId, number, retiredAt != 0 && block.timestamp > retiredAt + GRACE);
+    }
+
+    /// @dev Current version and the one before are in the gate; older ones count only if they too were replaced just now.
+    function _status(uint256 gate, bytes32 nodeId, uint256 number, bool retired)
         private
         view
-        returns (NodeStatus)
+        returns (NodeStatus, Label label)
     {
-        if (record.payout == address(0)) return NodeStatus.Unknown;
-        if (record.revokedAt != 0) return NodeStatus.Revoked;
-        if (retired) return NodeStatus.Retired;
-        if (slot.createdAt == 0) return NodeStatus.UnknownVersion;
-        uint256 replacedAt = slot.replacedAt;
-        if (replacedAt != 0 && block.timestamp > replacedAt + GRACE) return NodeStatus.ReplacedVersion;
-        return slot.metered ? NodeStatus.Active : NodeStatus.NoMeterKey;
+        uint256 current = uint24(gate >> _VERSION);
+        uint256 replacedAt;
+        bool metered;
+        if (number == current) {
+            // 0 before the first version: no flags, no label.
+            (label, metered) = _version(gate >> _FLAGS);
+        } else if (number + 1 == current && number != 0) {
+            (label, metered) = _version(gate >> (_FLAGS + _VERSION_BITS));
+            replacedAt = uint32(gate >> _REPLACED_AT);
+        } else {
+            VersionSlot memory slot = _versions[nodeId][uint32(number)];
+            (label, metered, replacedAt) = (slot.label, slot.metered, slot.replacedAt);
+        }
+        if (address(uint160(gate)) == address(0)) return (NodeStatus.Unknown, label);
+        if (gate & _REVOKED_BIT != 0) return (NodeStatus.Revoked, label);
+        if (retired) return (NodeStatus.Retired, label);
+        if (label == Label.None) return (NodeStatus.UnknownVersion, label);
+        if (replacedAt != 0 && block.timestamp > replacedAt + GRACE) return (NodeStatus.ReplacedVersion, label);
+        return (metered ? NodeStatus.Active : NodeStatus.NoMeterKey, label);
+    }
+
+    /// @dev What three bits of the flags say of a version.
+    function _version(uint256 flags) private pure returns (Label label, bool metered) {
+        return (Label(flags & _LABEL_MASK), flags & _METERED != 0);
+    }
+
+    /// @dev The first slot in one read; members of a storage struct are read one by one.
+    function _gate(bytes32 nodeId) private view returns (uint256 gate) {
+        NodeSlots storage record = _nodes[nodeId];
+        assembly ("memory-safe") {
+            gate := sload(record.slot)
+        }
     }
 
     function _keys(address pointer) private view returns (address verifier, address meterKey, bytes memory key) {
-        bytes memory head = SSTORE2.read(pointer, 0, 40);
+        bytes memory data = SSTORE2.read(pointer);
+        // Key and length are made of the same memory: the length stands where the two addresses stood.
         assembly ("memory-safe") {
-            verifier := shr(96, mload(add(head, 32)))
-            meterKey := shr(96, mload(add(head, 52)))
+            verifier := shr(96, mload(add(data, 32)))
+            meterKey := shr(96, mload(add(data, 52)))
+            key := add(data, 40)
+            mstore(key, sub(mload(data), 40))
         }
-        key = SSTORE2.read(pointer, 40);
     }
 
     function _isCurrent(bytes32 nodeId, address verifier) private view returns (bool current) {

@@ -35,15 +35,14 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
         uint16 feeBps;
     }
 
-    /// @dev One entry of a batch's node list: what it is good for, and what its captured rows add up to.
+    /// @dev One entry of a batch's node list.
     struct Tally {
-        bytes32 nodeId;
-        uint32 version;
         /// Why no row may name it; `Captured` when rows may.
         IInferenceEscrow.CaptureResult refusal;
         bool inPublicScope;
-        uint128 amount;
-        uint128 fee;
+        uint32 version;
+        /// What its captured rows add up to.
+        NodeCredit credit;
     }
 
     /// @dev What a batch in progress carries from row to row.
@@ -249,7 +248,7 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
     function settleBatch(
         bytes32 keeperId,
         address token,
-        NodeRef[] calldata nodes_,
+        INodeRegistry.NodeRef[] calldata nodes_,
         OrderRow[] calldata rows,
         bytes32 ogRoot,
         bytes calldata blobId
@@ -287,12 +286,22 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
             feeRecipient: counters.feeBps == 0 ? address(0) : feeRecipient,
             credits: _credits(progress.tallies)
         });
-        bytes32 recordHash = record.hash();
+        _open(counters, record, blobId);
+    }
+
+    /// @dev Stores and announces a batch. Its record is encoded once, for its hash and for the event.
+    function _open(Counters memory counters, BatchRecord memory record, bytes calldata blobId) private {
+        uint64 batchId = record.batchId;
+        bytes memory data = abi.encode(++counters.seq, counters.effectSeq + 1, record, blobId);
+        bytes32 recordHash = Batches.hashInEvent(data);
         _batches[batchId] = _stored(recordHash, BatchStatus.Open);
-        counters.seq++;
         _append(counters, EffectKind.Batch, keccak256(abi.encode(batchId, recordHash)));
         _counters = counters;
-        emit BatchSettled(counters.seq, counters.effectSeq, batchId, keeperId, record, blobId);
+        bytes32 topic = BatchSettled.selector;
+        bytes32 keeperId = record.keeperId;
+        assembly ("memory-safe") {
+            log3(add(data, 0x20), mload(data), topic, batchId, keeperId)
+        }
     }
 
     /// @inheritdoc ISettlementLedger
@@ -323,15 +332,17 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
     }
 
     /// @dev What each listed node is good for, asked once per batch.
-    function _tallies(NodeRef[] calldata nodes_) private view returns (Tally[] memory tallies) {
+    function _tallies(INodeRegistry.NodeRef[] calldata nodes_) private view returns (Tally[] memory tallies) {
+        (INodeRegistry.NodeStatus[] memory statuses, INodeRegistry.Label[] memory labels) =
+            _NODES.captureStatuses(nodes_);
         tallies = new Tally[](nodes_.length);
         for (uint256 i; i < nodes_.length; ++i) {
-            (INodeRegistry.NodeStatus status, INodeRegistry.Label label) =
-                _NODES.captureStatus(nodes_[i].nodeId, nodes_[i].version);
+            INodeRegistry.NodeRef calldata ref = nodes_[i];
+            INodeRegistry.NodeStatus status = statuses[i];
             Tally memory tally = tallies[i];
-            tally.nodeId = nodes_[i].nodeId;
-            tally.version = nodes_[i].version;
-            tally.inPublicScope = _inPublicScope(label);
+            tally.credit.nodeId = ref.nodeId;
+            tally.version = ref.version;
+            tally.inPublicScope = _inPublicScope(labels[i]);
             if (status == INodeRegistry.NodeStatus.Active) continue;
             tally.refusal = status == INodeRegistry.NodeStatus.UnknownVersion
                 || status == INodeRegistry.NodeStatus.ReplacedVersion
@@ -369,36 +380,45 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
             uint128 amount = row.amount;
             leaf.paymentId = orderId;
             leaf.amount = amount;
-            leaf.nodeId = tally.nodeId;
+            leaf.nodeId = tally.credit.nodeId;
             leaf.nodeVersion = tally.version;
             leaf.receiptHash = row.receiptHash;
             leaf.row = progress.rows;
             progress.tree[progress.rows++] = leaf.hash();
-            progress.total += amount;
-            tally.amount += amount;
-            if (progress.feeBps != 0) tally.fee += _feeOf(amount, progress.feeBps);
+            // The escrow keeps the whole of a token under 2^128.
+            unchecked {
+                progress.total += amount;
+                tally.credit.amount += amount;
+                if (progress.feeBps != 0) tally.credit.fee += _feeOf(amount, progress.feeBps);
+            }
         }
     }
 
     /// @dev Why a node cannot be paid for an order of that scope; `Captured` when it can.
     function _refusal(Tally memory tally, bytes32 scope) private pure returns (IInferenceEscrow.CaptureResult) {
         if (tally.refusal != IInferenceEscrow.CaptureResult.Captured) return tally.refusal;
-        bool inScope = scope == 0 ? tally.inPublicScope : scope == tally.nodeId;
+        bool inScope = scope == 0 ? tally.inPublicScope : scope == tally.credit.nodeId;
         return inScope ? IInferenceEscrow.CaptureResult.Captured : IInferenceEscrow.CaptureResult.NodeOutsideScope;
     }
 
     /// @dev The nodes that earned something, in the order of the list.
     function _credits(Tally[] memory tallies) private pure returns (NodeCredit[] memory credits) {
         uint256 count;
-        for (uint256 i; i < tallies.length; ++i) {
-            if (tallies[i].amount != 0) ++count;
+        // An array of pointers to the tallies' own credits, put where the next free memory is; `new` would fill it with zeros first.
+        assembly ("memory-safe") {
+            credits := mload(0x40)
+            mstore(0x40, add(credits, add(0x20, shl(5, mload(tallies)))))
         }
-        credits = new NodeCredit[](count);
-        count = 0;
         for (uint256 i; i < tallies.length; ++i) {
-            Tally memory tally = tallies[i];
-            if (tally.amount == 0) continue;
-            credits[count++] = NodeCredit({nodeId: tally.nodeId, amount: tally.amount, fee: tally.fee});
+            NodeCredit memory credit = tallies[i].credit;
+            if (credit.amount == 0) continue;
+            assembly ("memory-safe") {
+                count := add(count, 1)
+                mstore(add(credits, shl(5, count)), credit)
+            }
+        }
+        assembly ("memory-safe") {
+            mstore(credits, count)
         }
     }
 

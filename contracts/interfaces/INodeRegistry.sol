@@ -24,6 +24,12 @@ interface INodeRegistry {
         NoMeterKey
     }
 
+    /// @notice A version of a node.
+    struct NodeRef {
+        bytes32 nodeId;
+        uint32 version;
+    }
+
     /// @notice A node's record.
     struct Node {
         /// Sets meter key and payout; 0 for a mirrored node whose owner has not proved itself.
@@ -279,6 +285,15 @@ interface INodeRegistry {
     /// @return status Active, or why not.
     /// @return label Label of the version.
     function captureStatus(bytes32 nodeId, uint32 number) external view returns (NodeStatus status, Label label);
+
+    /// @notice `captureStatus` of many.
+    /// @param refs Nodes and versions.
+    /// @return statuses Active, or why not; in the order of `refs`.
+    /// @return labels Label of each version, `None` for an unknown one.
+    function captureStatuses(NodeRef[] calldata refs)
+        external
+        view
+        returns (NodeStatus[] memory statuses, Label[] memory labels);
 
     /// @notice As `captureStatus`, with what verification needs; a retired node stays payable for inferences up to its retirement.
     /// @param nodeId The node.

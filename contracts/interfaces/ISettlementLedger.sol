@@ -9,12 +9,6 @@ import {INodeRegistry} from "./INodeRegistry.sol";
 
 /// @notice Records settlements: verified one by one, or as a batch of rows that is final after a window.
 interface ISettlementLedger {
-    /// @notice A node version that rows of a batch name by index.
-    struct NodeRef {
-        bytes32 nodeId;
-        uint32 version;
-    }
-
     /// @notice One order of a batch; token and keeper id are those of the batch.
     struct OrderRow {
         address payer;
@@ -145,7 +139,7 @@ interface ISettlementLedger {
     /// @dev Held ERC-1271 orders are captured, unheld ones skipped. Malformed ABI data reverts.
     /// @param keeperId Keeper that the caller is a hot key of.
     /// @param token Token of every row.
-    /// @param nodes Nodes that the rows name by index, at most `MAX_NODES`.
+    /// @param nodes Node versions that the rows name by index, at most `MAX_NODES`.
     /// @param rows At most `MAX_ROWS`.
     /// @param ogRoot Root that the keeper forwards on OpenGradient; its own claim.
     /// @param blobId Where the keeper published the receipts, at most `MAX_BLOB_ID` bytes; its own claim.
@@ -153,7 +147,7 @@ interface ISettlementLedger {
     function settleBatch(
         bytes32 keeperId,
         address token,
-        NodeRef[] calldata nodes,
+        INodeRegistry.NodeRef[] calldata nodes,
         OrderRow[] calldata rows,
         bytes32 ogRoot,
         bytes calldata blobId

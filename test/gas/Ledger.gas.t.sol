@@ -2,6 +2,7 @@
 pragma solidity 0.8.36;
 
 import {Vm} from "forge-std/Vm.sol";
+import {INodeRegistry} from "../../contracts/interfaces/INodeRegistry.sol";
 import {ISettlementLedger} from "../../contracts/interfaces/ISettlementLedger.sol";
 import {BatchRecord} from "../../contracts/libraries/Batches.sol";
 import {Order} from "../../contracts/libraries/Orders.sol";
@@ -37,7 +38,7 @@ contract LedgerGas is SettlementLedgerBase {
         _settle(_rsaSettlement(keys, 0, true));
         assertLe(vm.snapshotGasLastCall("ledger", "settleVerified RSA-PSS, held order, first"), 190_000);
         _settle(_rsaSettlement(keys, 1, true));
-        assertLe(vm.snapshotGasLastCall("ledger", "settleVerified RSA-PSS, held order, warm"), 173_000);
+        assertLe(vm.snapshotGasLastCall("ledger", "settleVerified RSA-PSS, held order, warm"), 172_500);
         _settle(_rsaSettlement(keys, 2, false));
         _settle(_rsaSettlement(keys, 3, false));
         assertLe(vm.snapshotGasLastCall("ledger", "settleVerified RSA-PSS, signed order, warm"), 180_000);
@@ -100,7 +101,7 @@ contract LedgerGas is SettlementLedgerBase {
         vm.snapshotValue("ledger", "batch overhead, 10 nodes", hundred - 100 * row);
         assertLe(row, 33_000);
         assertLe(hundred / 100, 35_000, "overhead included");
-        assertLe(hundred - 100 * row, 186_000);
+        assertLe(hundred - 100 * row, 160_000);
     }
 
     function test_batch_first() public {
@@ -193,10 +194,10 @@ contract LedgerGas is SettlementLedgerBase {
         }
     }
 
-    function _refsOf(uint256 count) private view returns (ISettlementLedger.NodeRef[] memory refs) {
-        refs = new ISettlementLedger.NodeRef[](count);
+    function _refsOf(uint256 count) private view returns (INodeRegistry.NodeRef[] memory refs) {
+        refs = new INodeRegistry.NodeRef[](count);
         for (uint256 i; i < count; ++i) {
-            refs[i] = ISettlementLedger.NodeRef(_many[i].id, _many[i].version);
+            refs[i] = INodeRegistry.NodeRef(_many[i].id, _many[i].version);
         }
     }
 
@@ -230,7 +231,7 @@ contract LedgerGas is SettlementLedgerBase {
         private
         returns (uint256 gas_)
     {
-        ISettlementLedger.NodeRef[] memory refs = _refsOf(nodeCount);
+        INodeRegistry.NodeRef[] memory refs = _refsOf(nodeCount);
         uint64 before = ledger.seq();
         vm.prank(hotKey);
         ledger.settleBatch(keeperId, address(token), refs, rows, keccak256("og"), "blob");
