@@ -149,6 +149,20 @@ CREATE TABLE batches (
 CREATE INDEX batches_by_state ON batches (state, created_ms);
 CREATE INDEX batches_by_chain ON batches (chain_batch_id);
 
+-- Outbox of published rows, written with the batch.
+CREATE TABLE publications (
+    batch_id         BIGINT  PRIMARY KEY,
+    -- keccak256 of the content, the batch's blob id on Base.
+    hash             {BYTES} NOT NULL,
+    -- NULL once the place has it.
+    content          {BYTES},
+    -- Path, URL or Walrus blob id; NULL until published.
+    place            TEXT,
+    attempts         BIGINT  NOT NULL,
+    next_ms          BIGINT  NOT NULL
+);
+CREATE INDEX publications_by_due ON publications (next_ms, batch_id);
+
 -- A transaction is what must happen; an attempt is one signed envelope of it. The nonce lives here and nowhere else.
 CREATE TABLE txs (
     tx_id            {ID},

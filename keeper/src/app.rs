@@ -14,7 +14,7 @@ use crate::ctx::{Ctx, Keys, SharedCtx};
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::supervise::Group;
-use crate::{admission, api, dispatch, finish, ingest, metrics, observe, preflight, relay, settle, tx};
+use crate::{admission, api, dispatch, finish, ingest, metrics, observe, preflight, publish, relay, settle, tx};
 
 /// Time that shutdown takes at most: first what takes new work, then what commits and sends.
 const FRONT_TIME: Duration = Duration::from_secs(12);
@@ -84,6 +84,7 @@ async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
     start(&mut front, ctx, "settle", settle::run);
     start(&mut front, ctx, "relay", relay::run);
     start(&mut front, ctx, "finish", finish::run);
+    start(&mut front, ctx, "publish", publish::run);
     // The one line on standard output: scripts wait for it.
     println!("listening on http://{address}");
     let fault = tokio::select! {

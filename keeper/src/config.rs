@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use self::limits::Limits;
 use crate::error::{Error, Result};
+use crate::publish::place::Publish;
 
 /// Everything `quittance run` needs to know.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -28,6 +29,9 @@ pub struct Config {
     pub dispatch: Dispatch,
     #[serde(default)]
     pub fees: Fees,
+    /// Where the rows of batches are published; nowhere when absent (they are in Base's calldata all the same).
+    #[serde(default)]
+    pub publish: Option<Publish>,
     /// Nodes that this keeper may send requests to or whose meter key it holds.
     #[serde(default)]
     pub nodes: Vec<Node>,

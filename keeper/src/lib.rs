@@ -23,6 +23,7 @@ pub mod merkle;
 pub mod metrics;
 pub mod observe;
 pub mod preflight;
+pub mod publish;
 pub mod receipt;
 pub mod registry;
 pub mod relay;

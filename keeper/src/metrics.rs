@@ -56,6 +56,8 @@ pub const SERIES: &[Series] = &[
         "Batches whose root on the chain is not that of our receipts: never",
     ),
     counter("quittance_orders_expired_total", "", "Orders that nobody answered in time"),
+    counter("quittance_publications_total", "", "Batches whose rows were published"),
+    counter("quittance_publication_failures_total", "", "Uploads of rows that failed and are tried again"),
     counter("quittance_orphans_total", "", "Completions that no order came for"),
     counter("quittance_deliveries_given_up_total", "", "Answers that the paying contract did not take"),
     counter(

@@ -75,6 +75,7 @@ pub(crate) async fn bare(chains: &Chains, base_rpc: &str, listen: &str, dir: &te
 fn config(network: &Network) -> Config {
     let key = |env: &str| KeySource::Env { env: env.to_owned() };
     Config {
+        publish: None,
         keeper: config::Keeper {
             id: network.keeper.id,
             database: String::new(),

@@ -12,6 +12,7 @@ use super::deploy::{Deployment, Keys, OPG, USDC, operator_of};
 use crate::config::limits::{Limits, OrderRates, Rate};
 use crate::config::{Api, Base, Batch, Config, Dispatch, Fees, Keeper, KeySource, Node, OpenGradient, RateCard};
 use crate::error::{Error, Result};
+use crate::publish::place::Publish;
 
 const BASE_KEY: &str = "QUITTANCE_BASE_KEY";
 const OG_KEY: &str = "QUITTANCE_OG_KEY";
@@ -47,6 +48,7 @@ pub fn config(deployment: &Deployment, dir: &Path, listen: &str) -> Config {
             auto_reclaim: false,
             receipt_key: env(RECEIPT_KEY),
         },
+        publish: Some(Publish::Directory { path: dir.join("rows") }),
         base: Base {
             chain_id: network.base.chain_id,
             rpc: vec![network.base.rpc.clone()],

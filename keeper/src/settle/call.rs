@@ -39,11 +39,11 @@ pub fn receipt(row: &Settleable) -> Result<Receipt> {
     Ok(receipt)
 }
 
-/// `settleBatch` over these rows, all of one token; rows keep their order.
+/// `settleBatch` over these rows, all of one token; rows keep their order. `blob_id` names what is published of them.
 ///
 /// # Errors
 /// `store_corrupt` for a row that no call can carry.
-pub fn settle_batch(keeper_id: B256, token: Address, receipts: &[Settleable]) -> Result<Bytes> {
+pub fn settle_batch(keeper_id: B256, token: Address, receipts: &[Settleable], blob_id: Bytes) -> Result<Bytes> {
     let mut nodes: Vec<NodeRef> = Vec::new();
     let mut rows = Vec::with_capacity(receipts.len());
     for row in receipts {
@@ -61,7 +61,7 @@ pub fn settle_batch(keeper_id: B256, token: Address, receipts: &[Settleable]) ->
         nodes,
         rows,
         ogRoot: og_root(receipts.iter().filter(|row| !row.private)),
-        blobId: Bytes::new(),
+        blobId: blob_id,
     };
     Ok(call.abi_encode().into())
 }
@@ -165,7 +165,7 @@ mod tests {
             row(&Seed { node: 2, held: true, ..Seed::new(2) }).await,
             row(&Seed { node: 1, private: true, ..Seed::new(3) }).await,
         ];
-        let data = settle_batch(B256::repeat_byte(7), rows[0].order.token, &rows).unwrap();
+        let data = settle_batch(B256::repeat_byte(7), rows[0].order.token, &rows, Bytes::new()).unwrap();
         let call = settleBatchCall::abi_decode(&data).unwrap();
         assert_eq!(call.nodes.len(), 2);
         assert_eq!(call.rows.iter().map(|row| row.node).collect::<Vec<_>>(), [0, 1, 0]);

@@ -7,19 +7,21 @@ pub mod plan;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use alloy::primitives::{Address, B256};
+use alloy::primitives::{Address, B256, Bytes};
 use tokio_util::sync::CancellationToken;
 
-use crate::crash;
 use crate::ctx::{Ctx, SharedCtx};
 use crate::error::{Code, Result};
+use crate::publish::rows::BatchRows;
 use crate::settle::decide::{Decision, decide};
 use crate::settle::plan::{LEAD, Limits, Now};
 use crate::store::batches::{self, BatchRow, Head};
+use crate::store::publications;
 use crate::store::receipts::{self, Path, Settleable};
 use crate::store::txs::{self, NewTx};
 use crate::store::{WriteTx, orders};
 use crate::types::{BatchState, OrderState};
+use crate::{crash, publish};
 
 /// Receipts looked at in one tick.
 const LIMIT: i64 = 1_024;
@@ -158,7 +160,12 @@ async fn freeze(ctx: &Ctx, tx: &mut WriteTx, rows: &[Settleable], from: Option<i
     let keeper_id = ctx.config.keeper.id;
     let now_ms = ctx.clock.now_ms();
     let n = i64::try_from(rows.len()).unwrap_or(i64::MAX);
-    let calldata = call::settle_batch(keeper_id, token, rows)?;
+    let published = match &ctx.config.publish {
+        Some(_) => Some(BatchRows::of(ctx.config.base.chain_id, ctx.config.base.ledger, keeper_id, rows)?.bytes()?),
+        None => None,
+    };
+    let blob_id = published.as_deref().map_or_else(Bytes::new, |content| publish::rows::hash(content).into());
+    let calldata = call::settle_batch(keeper_id, token, rows, blob_id)?;
     let batch_id = batches::insert(tx, keeper_id, token, n, now_ms).await?;
     for (index, row) in (0_i64..).zip(rows) {
         let taken = match from {
@@ -178,6 +185,9 @@ async fn freeze(ctx: &Ctx, tx: &mut WriteTx, rows: &[Settleable], from: Option<i
     };
     let tx_id = txs::enqueue(tx, &new, now_ms).await?;
     batches::set_tx(tx, batch_id, tx_id).await?;
+    if let Some(content) = published {
+        publications::enqueue(tx, batch_id, publish::rows::hash(&content), &content).await?;
+    }
     Ok(Some(batch_id))
 }
 

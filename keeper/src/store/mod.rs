@@ -18,6 +18,7 @@ pub mod limits;
 pub mod nodes;
 pub mod operations;
 pub mod orders;
+pub mod publications;
 pub mod receipts;
 pub mod records;
 pub mod txs;

@@ -214,12 +214,7 @@ impl Wallet {
     /// A good order, not signed, and its request.
     pub fn draft(&self, net: &Net, question: &str, blinding: B256) -> (Order, Value) {
         let network = &net.devnet.deployment.network;
-        let request = json!({
-            "model": "canned-small",
-            "messages": [{ "role": "user", "content": question }],
-            "temperature": 0.2,
-            "max_tokens": 64,
-        });
+        let request = request_of(question);
         let order = Order {
             payer: self.key.address(),
             token: USDC,
@@ -241,6 +236,16 @@ impl Wallet {
         let (id, signature) = sign(order, network.base.chain_id, network.base.escrow, &self.key.signer).unwrap();
         Signed { id, body: json!({ "order": OrderFields::from(order), "signature": signature, "request": request }) }
     }
+}
+
+/// The request of a question.
+pub fn request_of(question: &str) -> Value {
+    json!({
+        "model": "canned-small",
+        "messages": [{ "role": "user", "content": question }],
+        "temperature": 0.2,
+        "max_tokens": 64,
+    })
 }
 
 /// Hash of a request as the nodes sign it.

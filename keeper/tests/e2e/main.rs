@@ -5,6 +5,7 @@
 mod chain_faults;
 mod crash;
 mod harness;
+mod privacy;
 mod refusals;
 mod refuse_to_start;
 mod settle;
