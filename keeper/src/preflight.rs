@@ -5,7 +5,6 @@ use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::sol_types::SolCall;
 
 use crate::chain::rpc::Rpc;
-use crate::config::Config;
 use crate::crypto::load_signer;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
@@ -329,18 +328,6 @@ const fn skew(now: u64, block: u64) -> Skew {
     } else {
         Skew::None
     }
-}
-
-/// The keys that a running keeper must have are there and readable; used by `config check` too.
-///
-/// # Errors
-/// `bad_configuration` naming the variable or file.
-pub fn keys(config: &Config) -> Result<()> {
-    let own = [&config.base.key, &config.opengradient.key, &config.keeper.receipt_key];
-    for source in own.into_iter().chain(config.nodes.iter().filter_map(|node| node.meter_key.as_ref())) {
-        load_signer(source)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

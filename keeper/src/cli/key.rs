@@ -1,14 +1,12 @@
-//! `key create|revoke`: API keys in a keeper's database; only their hashes are stored.
-
-use std::path::PathBuf;
+//! `key create|revoke|list`: API keys in a keeper's database; only their hashes are stored.
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::failure::{Failure, Result};
-use super::output::Report;
+use super::operate::At;
+use super::output::{Report, table};
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::store::{Store, api_keys};
 
 /// API keys.
@@ -18,6 +16,8 @@ pub enum KeyCommand {
     Create(Create),
     /// Revoke every key of a name
     Revoke(Revoke),
+    /// Show whose keys there are; the keys themselves are not stored
+    List(At),
 }
 
 /// A new key.
@@ -29,9 +29,8 @@ pub struct Create {
     #[arg(long, value_delimiter = ',', default_values_t = [api_keys::READ.to_owned()],
         value_parser = [api_keys::READ, api_keys::COMPLETIONS])]
     scope: Vec<String>,
-    /// The keeper's configuration (TOML)
-    #[arg(short, long, default_value = "quittance.toml", value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    at: At,
 }
 
 /// A name.
@@ -39,9 +38,8 @@ pub struct Create {
 pub struct Revoke {
     /// Whose keys
     name: String,
-    /// The keeper's configuration (TOML)
-    #[arg(short, long, default_value = "quittance.toml", value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    at: At,
 }
 
 impl KeyCommand {
@@ -50,13 +48,14 @@ impl KeyCommand {
         match self {
             Self::Create(args) => args.run().await,
             Self::Revoke(args) => args.run().await,
+            Self::List(at) => list(at).await,
         }
     }
 }
 
 impl Create {
     async fn run(&self) -> Result<Report> {
-        let config = Config::load(&self.config)?;
+        let config = self.at.load()?;
         let store = Store::open(&config.keeper.database).await?;
         let key = format!("qk_{}", hex::encode(rand::random::<[u8; 32]>()));
         let scopes = self.scope.join(" ");
@@ -71,7 +70,7 @@ impl Create {
 
 impl Revoke {
     async fn run(&self) -> Result<Report> {
-        let config = Config::load(&self.config)?;
+        let config = self.at.load()?;
         let store = Store::open(&config.keeper.database).await?;
         let mut tx = store.write().await?;
         let revoked = api_keys::revoke(&mut tx, &self.name, Clock::default().now_ms()).await?;
@@ -82,4 +81,21 @@ impl Revoke {
         }
         Ok(Report::facts(json!({ "name": self.name, "revoked": revoked }), &[("revoked", revoked.to_string())]))
     }
+}
+
+async fn list(at: &At) -> Result<Report> {
+    let (_, store) = at.open().await?;
+    let keys = api_keys::list(&store).await?;
+    store.close().await;
+    let row = |key: &api_keys::ApiKey| {
+        let state = key.revoked_ms.map_or("active".to_owned(), |at| format!("revoked {at}"));
+        vec![key.name.clone(), key.scopes.clone(), key.created_ms.to_string(), state]
+    };
+    let rows: Vec<Vec<String>> = keys.iter().map(row).collect();
+    let json = keys.iter().map(|key| {
+        json!({ "name": key.name, "scopes": key.scopes.split(' ').collect::<Vec<_>>(), "hash": key.hash,
+            "createdMs": key.created_ms, "revokedMs": key.revoked_ms })
+    });
+    let json = json!({ "keys": json.collect::<Vec<_>>() });
+    Ok(Report { json, text: table(&["name", "scopes", "created, unix ms", "state"], &rows, &[2]), ok: true })
 }

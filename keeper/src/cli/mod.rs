@@ -8,6 +8,7 @@ pub mod http;
 pub mod key;
 pub mod money;
 pub mod network;
+pub mod operate;
 pub mod order;
 pub mod order_file;
 pub mod output;
@@ -18,7 +19,6 @@ pub mod send;
 pub mod settle;
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -26,8 +26,6 @@ use serde_json::json;
 
 use failure::{Failure, Result};
 use output::Report;
-
-use crate::config::Config;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -46,9 +44,8 @@ struct Cli {
 enum Command {
     /// Run the keeper
     Run(RunArgs),
-    /// Check a configuration file
-    #[command(subcommand)]
-    Config(ConfigCommand),
+    /// Configuration files: check
+    Config(Json<Nested<ConfigCommand>>),
     /// Two local chains, contracts, nodes and a keeper
     Devnet(devnet::Devnet),
     /// Put tokens into the escrow
@@ -73,32 +70,41 @@ enum Command {
     Receipt(Json<Nested<receipt::ReceiptCommand>>),
     /// Requests: canonical bytes and hash
     Request(Json<Nested<request::RequestCommand>>),
-    /// API keys of a keeper's database: create, revoke
+    /// API keys of a keeper's database: create, revoke, list
     Key(Json<Nested<key::KeyCommand>>),
-}
-
-/// Where the configuration is.
-#[derive(clap::Args, Debug)]
-struct ConfigArgs {
-    /// Configuration (TOML)
-    #[arg(short, long, default_value = "quittance.toml", value_name = "FILE")]
-    config: PathBuf,
+    /// How a keeper stands
+    Status(Json<operate::status::Status>),
+    /// Check everything that a keeper needs
+    Doctor(Json<operate::doctor::Doctor>),
+    /// One order, settlement, batch or transaction: explain, retry, quarantine
+    Admin(Json<Nested<operate::admin::AdminCommand>>),
+    /// Copy a SQLite database while the keeper runs
+    Backup(Json<operate::backup::Backup>),
 }
 
 /// How to run the keeper.
 #[derive(clap::Args, Debug)]
 struct RunArgs {
     #[command(flatten)]
-    config: ConfigArgs,
-    /// Log JSON lines
-    #[arg(long)]
-    log_json: bool,
+    at: operate::At,
+    /// How to log to standard error; RUST_LOG says how much
+    #[arg(long, value_enum, default_value_t = LogForm::Text)]
+    log: LogForm,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum LogForm {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Read and check it, start nothing
-    Check(ConfigArgs),
+    Check(operate::check::Check),
 }
 
 /// Any command with `--json`.
@@ -135,7 +141,7 @@ impl Command {
     async fn run(self) -> (Result<Report>, bool) {
         match self {
             Self::Run(args) => (run_keeper(args).await, false),
-            Self::Config(ConfigCommand::Check(args)) => (check_config(&args), false),
+            Self::Config(Json { inner: Nested { command: ConfigCommand::Check(args) }, json }) => (args.run(), json),
             Self::Devnet(args) => (args.run().await, false),
             Self::Deposit(args) => (args.inner.run().await, args.json),
             Self::Withdraw(args) => (args.inner.run().await, args.json),
@@ -149,22 +155,19 @@ impl Command {
             Self::Receipt(args) => (args.inner.command.run().await, args.json),
             Self::Request(args) => (args.inner.command.run(), args.json),
             Self::Key(args) => (args.inner.command.run().await, args.json),
+            Self::Status(args) => (args.inner.run().await, args.json),
+            Self::Doctor(args) => (args.inner.run().await, args.json),
+            Self::Admin(args) => (args.inner.command.run().await, args.json),
+            Self::Backup(args) => (args.inner.run().await, args.json),
         }
     }
 }
 
 async fn run_keeper(args: RunArgs) -> Result<Report> {
-    crate::app::log(args.log_json);
-    let config = Config::load(&args.config.config)?;
+    crate::app::log(args.log == LogForm::Json);
+    let config = args.at.load()?;
     crate::app::run(config).await?;
     Ok(Report { json: json!({}), text: String::new(), ok: true })
-}
-
-fn check_config(args: &ConfigArgs) -> Result<Report> {
-    let config = Config::load(&args.config)?;
-    crate::preflight::keys(&config)?;
-    let facts = [("configuration", "ok".to_owned()), ("keeper", config.keeper.id.to_string())];
-    Ok(Report::facts(json!({ "ok": true }), &facts))
 }
 
 fn print(result: &Result<Report>, json: bool) -> ExitCode {

@@ -1,9 +1,11 @@
 //! API keys: only their hashes are stored.
 
 use alloy::primitives::{B256, keccak256};
+use sqlx::Row;
 
 use super::{Store, WriteTx};
 use crate::error::Result;
+use crate::types::b256;
 
 /// Scope of keys that may read receipts, orders and accounts of every payer.
 pub const READ: &str = "read";
@@ -42,6 +44,36 @@ pub async fn revoke(tx: &mut WriteTx, name: &str, now_ms: i64) -> Result<u64> {
         .execute(&mut **tx)
         .await?;
     Ok(done.rows_affected())
+}
+
+/// A stored key; the key itself is nowhere.
+#[derive(Clone, Debug)]
+pub struct ApiKey {
+    pub hash: B256,
+    pub name: String,
+    /// Separated by spaces.
+    pub scopes: String,
+    pub created_ms: i64,
+    pub revoked_ms: Option<i64>,
+}
+
+/// All keys, revoked ones too, oldest first.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn list(store: &Store) -> Result<Vec<ApiKey>> {
+    let rows = sqlx::query("SELECT * FROM api_keys ORDER BY created_ms, name").fetch_all(store.read()).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(ApiKey {
+                hash: b256("api_keys", &row.try_get::<Vec<u8>, _>("key_hash")?)?,
+                name: row.try_get("name")?,
+                scopes: row.try_get("scopes")?,
+                created_ms: row.try_get("created_ms")?,
+                revoked_ms: row.try_get("revoked_ms")?,
+            })
+        })
+        .collect()
 }
 
 /// Scopes of a key that exists and is not revoked.

@@ -6,6 +6,7 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{Any, AnyPool, AssertSqlSafe, Connection, Transaction};
 
 pub mod accounts;
+pub mod admin;
 pub mod api_keys;
 pub mod apply;
 pub mod batches;
@@ -56,7 +57,8 @@ impl Store {
                 Box::pin(async move {
                     if sqlite {
                         // FULL: an acknowledged row survives a power cut, not only a crash.
-                        for pragma in ["journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=on"] {
+                        for pragma in ["journal_mode=WAL", "synchronous=FULL", "busy_timeout=15000", "foreign_keys=on"]
+                        {
                             sqlx::query(AssertSqlSafe(format!("PRAGMA {pragma}"))).execute(&mut *connection).await?;
                         }
                         if read_only {
@@ -100,6 +102,15 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         tx.rollback().await?;
+        Ok(())
+    }
+
+    /// Writes a consistent copy of a SQLite database to a new file while others read and write.
+    ///
+    /// # Errors
+    /// `store_failed`: also when the file exists.
+    pub async fn copy_to(&self, path: &std::path::Path) -> Result<()> {
+        sqlx::query("VACUUM INTO $1").bind(path.display().to_string()).execute(&self.writer).await?;
         Ok(())
     }
 

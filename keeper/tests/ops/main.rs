@@ -2,6 +2,7 @@
 //! a child process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod cli;
 mod health;
 mod limits;
 mod net;

@@ -28,7 +28,6 @@ pub struct Net {
     _dir: tempfile::TempDir,
 }
 
-#[allow(dead_code)]
 impl Net {
     pub async fn up() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
