@@ -105,3 +105,30 @@ pub async fn roles(store: &Store) -> Result<Vec<Role>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::leases::Lease;
+    use crate::store::receipts::fixtures::{Seed, seed, store};
+
+    #[tokio::test]
+    async fn what_waits_is_counted_from_its_oldest() -> Result<()> {
+        let (_dir, store) = store().await?;
+        assert_eq!(unsettled(&store).await?, Backlog::default());
+        assert_eq!(oldest_tx(&store, 8453).await?, None);
+        for n in 1..4 {
+            seed(&store, &Seed { created_ms: i64::from(n) * 10, ..Seed::new(n) }).await?;
+        }
+        assert_eq!(unsettled(&store).await?, Backlog { waiting: 3, oldest_ms: Some(10) });
+        for table in Table::ALL {
+            let rows: i64 = states(&store, table).await?.iter().map(|(_, n)| n).sum();
+            let expected = if matches!(table, Table::Batches | Table::Txs) { 0 } else { 3 };
+            assert_eq!(rows, expected, "{}", table.as_str());
+        }
+        Lease::new("watch:1".to_owned(), "a".to_owned()).hold(&store, 1_000).await?;
+        let roles = roles(&store).await?;
+        assert_eq!((roles.len(), roles[0].owner.as_str()), (1, "a"));
+        Ok(())
+    }
+}
