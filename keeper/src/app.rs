@@ -1,5 +1,6 @@
 //! Start-up, wiring, supervision and shutdown of the keeper.
 
+use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +45,8 @@ pub async fn run(config: Config) -> Result<()> {
 /// Logs to standard error: `RUST_LOG` says how much, `json` in which form.
 pub fn log(json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     // A second subscriber in one process is a test's own business.
     let _ = if json { builder.json().try_init() } else { builder.try_init() };
 }
