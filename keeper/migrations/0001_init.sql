@@ -1,6 +1,8 @@
 -- One schema text for SQLite and Postgres. {BYTES} is BLOB or BYTEA, {ID} an auto-incrementing 64-bit primary key.
 -- Hashes, ids, addresses, nonces and signatures are bytes; amounts are decimal text of a u128; chain times are unix
 -- seconds, local times (`*_ms`) unix milliseconds. The chain is the truth: rows that mirror it carry the block they came from.
+-- Loops look only at what is still to be done, so their indexes hold only that: they stay small however much has been done,
+-- and a row costs nothing in them once it is at its end. A query uses such an index when it repeats the index's condition.
 
 -- Orders that we serve: opened on-chain, handed in over HTTP, or both.
 CREATE TABLE orders (
@@ -37,8 +39,13 @@ CREATE TABLE orders (
     created_ms       BIGINT  NOT NULL,
     updated_ms       BIGINT  NOT NULL
 );
-CREATE INDEX orders_by_state ON orders (state, next_attempt_ms);
-CREATE INDEX orders_by_payer ON orders (payer, created_ms);
+-- For the gauge of orders by state.
+CREATE INDEX orders_by_state ON orders (state);
+CREATE INDEX orders_to_dispatch ON orders (next_attempt_ms) WHERE request IS NOT NULL AND state IN ('open', 'dispatched');
+CREATE INDEX orders_by_deadline ON orders (capture_deadline) WHERE state IN ('open', 'dispatched', 'completed');
+CREATE INDEX orders_to_reclaim ON orders (capture_deadline) WHERE held = 1 AND state IN ('expired', 'refused');
+CREATE INDEX orders_to_erase ON orders (created_ms)
+    WHERE request IS NOT NULL AND state IN ('final', 'voided', 'expired', 'reclaimed', 'refused');
 CREATE INDEX orders_by_request ON orders (request_hash);
 -- Not unique: a hold does not spend a nonce. Orders over HTTP are refused when a live one has the same nonce.
 CREATE INDEX orders_by_nonce ON orders (payer, token, keeper_id, nonce);
@@ -80,11 +87,14 @@ CREATE TABLE completions (
     og_block         BIGINT,
     created_ms       BIGINT  NOT NULL
 );
-CREATE INDEX completions_by_order ON completions (order_id);
-CREATE INDEX completions_by_record ON completions (record_state, created_ms);
-CREATE INDEX completions_by_request ON completions (request_hash);
-CREATE INDEX completions_by_state ON completions (state, created_ms);
-CREATE INDEX completions_by_node ON completions (node_id, created_ms);
+-- The completion of an order that is matched is found through its receipt.
+CREATE INDEX completions_unmatched ON completions (order_id) WHERE state IN ('verified', 'orphaned');
+CREATE INDEX completions_waiting ON completions (request_hash) WHERE state = 'verified';
+CREATE INDEX completions_to_orphan ON completions (created_ms) WHERE state = 'verified';
+CREATE INDEX completions_to_record ON completions (created_ms) WHERE record_state = 'due';
+CREATE INDEX completions_to_record_again ON completions (record_next_ms) WHERE record_state = 'due' AND record_attempts > 0;
+CREATE INDEX completions_submitted ON completions (created_ms) WHERE record_state = 'submitted';
+CREATE INDEX completions_to_erase ON completions (created_ms) WHERE state = 'orphaned' AND output IS NOT NULL;
 
 -- A matched (order, completion): one per order, one per completion. The leaf of a batch or a verified settlement.
 CREATE TABLE receipts (
@@ -122,10 +132,13 @@ CREATE TABLE receipts (
     retry_ms         BIGINT  NOT NULL DEFAULT 0,
     created_ms       BIGINT  NOT NULL
 );
-CREATE INDEX receipts_by_state ON receipts (state, path, created_ms);
-CREATE INDEX receipts_by_batch ON receipts (batch_id, batch_index);
+CREATE INDEX receipts_to_settle ON receipts (path, created_ms) WHERE state = 'matched';
+CREATE INDEX receipts_batched ON receipts (created_ms) WHERE state = 'batched';
+CREATE INDEX receipts_skipped ON receipts (created_ms) WHERE state = 'skipped';
+CREATE INDEX receipts_verified ON receipts (base_block) WHERE state = 'settled' AND path = 'verified';
+CREATE INDEX receipts_by_batch ON receipts (batch_id, batch_index) WHERE batch_id IS NOT NULL;
 CREATE INDEX receipts_by_payer ON receipts (payer, created_ms);
-CREATE INDEX receipts_by_node ON receipts (node_id, created_ms);
+CREATE INDEX receipts_by_time ON receipts (created_ms, settlement_id);
 
 CREATE TABLE batches (
     batch_id         {ID},

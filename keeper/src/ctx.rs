@@ -7,7 +7,7 @@ use std::time::Duration;
 use alloy::primitives::B256;
 use alloy::signers::local::PrivateKeySigner;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
@@ -19,6 +19,7 @@ use crate::dispatch::Desk;
 use crate::error::Result;
 use crate::ingest::Ingest;
 use crate::life::Life;
+use crate::lookup::Lookup;
 use crate::observe::Warnings;
 use crate::registry::Registry;
 use crate::store::Store;
@@ -62,6 +63,10 @@ pub struct Ctx {
     pub life: Life,
     /// What is worth a warning though the keeper can work.
     pub warnings: Warnings,
+    /// Look-ups of callers who wait at the same moment.
+    pub lookup: Lookup,
+    /// Batches of completions whose signatures are being checked: as many as there are cores.
+    pub verifiers: Arc<Semaphore>,
     /// What nodes are busy with.
     pub desk: Desk,
     /// What `/metrics` shows; `None` in tests.
@@ -111,6 +116,8 @@ impl Ctx {
             admission: Admission::new(&config.limits),
             life: Life::new(Duration::from_millis(config.api.stuck_ms)),
             warnings: Warnings::default(),
+            lookup: Lookup::default(),
+            verifiers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
             config,
             store,
             clock: Clock::default(),

@@ -1,9 +1,11 @@
 //! The writer that commits orders and completions in groups: callers are answered after the commit that holds their rows.
 
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
 use alloy::primitives::B256;
 use quittance_bindings::typed::Order;
 use sqlx::AnyConnection;
-use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -13,8 +15,10 @@ use crate::ctx::{Ctx, SharedCtx};
 use crate::error::{Code, Error, Refusal, Result};
 use crate::limits::{Cover, credit, settlement_horizon};
 use crate::store::completions::{self, Completion, Matched, Metered};
+use crate::store::intake::{self, Pair};
 use crate::store::orders::{self, Signed};
 use crate::store::{WriteTx, accounts, batches};
+use crate::types::{OrderRow, OrderState};
 
 /// Jobs that wait at most; beyond it callers are told to come back.
 pub const QUEUE: usize = 4_096;
@@ -22,8 +26,8 @@ pub const QUEUE: usize = 4_096;
 /// Between two signs of life while nothing comes.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Jobs in one transaction at most: beyond this SQLite gains nothing.
-const GROUP: usize = 64;
+/// Jobs in one transaction at most: the more, the more rows share a page that is written.
+const GROUP: usize = 512;
 
 /// What is to be committed.
 #[derive(Debug)]
@@ -51,6 +55,18 @@ pub struct NewCompletion {
     pub completion: Completion,
     /// Order and Meter to match it with; `None` while its order is not known.
     pub matching: Option<(B256, Metered)>,
+    /// That order as its caller read it, request hash and blinding included; its state may have changed since.
+    pub order: Option<OrderRow>,
+}
+
+impl NewCompletion {
+    /// With all that a match in bulk needs.
+    fn pair(&self) -> Option<Pair<'_>> {
+        let (order_id, metered) = self.matching.as_ref()?;
+        let order = self.order.as_ref().filter(|order| order.order_id == *order_id)?;
+        let open = matches!(order.state, OrderState::Open | OrderState::Dispatched);
+        (open && order.blinding.is_some()).then_some(Pair { order, completion: &self.completion, metered })
+    }
 }
 
 /// What was committed.
@@ -95,6 +111,25 @@ impl Ingest {
         let (reply, answer) = oneshot::channel();
         self.sender.try_send((job, reply)).map_err(|_| overloaded())?;
         answer.await.map_err(|_| overloaded())?
+    }
+
+    /// Commits many jobs of one caller, each for itself, as `submit` does.
+    pub async fn submit_all(&self, jobs: Vec<Job>) -> Vec<Result<Done, Refusal>> {
+        let submitted: Vec<_> = jobs
+            .into_iter()
+            .map(|job| {
+                let (reply, answer) = oneshot::channel();
+                self.sender.try_send((job, reply)).map(|()| answer)
+            })
+            .collect();
+        let mut results = Vec::with_capacity(submitted.len());
+        for answer in submitted {
+            results.push(match answer {
+                Ok(answer) => answer.await.unwrap_or_else(|_| Err(overloaded())),
+                Err(_) => Err(overloaded()),
+            });
+        }
+        results
     }
 
     /// Commits a job of our own and waits for room: an answer that a node gave must not be dropped.
@@ -185,11 +220,21 @@ async fn commit_group(ctx: &Ctx, group: Vec<Message>) {
 async fn commit(ctx: &Ctx, jobs: &[Job]) -> Result<Vec<Result<Done, Refusal>>> {
     let _lag = ctx.admission.pressure.committing();
     // Read before the transaction: on SQLite the reader is another connection.
-    let chain_now = chain_now(ctx).await?;
+    let orders = jobs.iter().any(|job| matches!(job, Job::Order(_)));
+    let chain_now = if orders { chain_now(ctx).await? } else { 0 };
     let mut tx = ctx.store.write().await?;
+    let simple = simple(jobs);
+    let pairs: Vec<Pair<'_>> = simple.values().copied().collect();
+    let matched = intake::match_all(&mut tx, &pairs, ctx.clock.now_ms()).await?;
+    if !matched {
+        // One of them is known, answered or closed by now; which, they tell one by one.
+        tx.rollback().await?;
+        tx = ctx.store.write().await?;
+    }
     let mut results = Vec::with_capacity(jobs.len());
-    for job in jobs {
+    for (index, job) in jobs.iter().enumerate() {
         let done = match job {
+            Job::Completion(_) if matched && simple.contains_key(&index) => Ok(Done::Matched(Matched::New)),
             Job::Order(new) => admit(ctx, &mut tx, new, chain_now).await,
             Job::Completion(new) => record(ctx, &mut tx, new).await,
         };
@@ -201,6 +246,22 @@ async fn commit(ctx: &Ctx, jobs: &[Job]) -> Result<Vec<Result<Done, Refusal>>> {
     }
     tx.commit().await?;
     Ok(results)
+}
+
+/// The completions that answer an open order, by their place among the jobs: the first of each order and settlement id.
+fn simple(jobs: &[Job]) -> BTreeMap<usize, Pair<'_>> {
+    let (mut orders, mut settlements) = (HashSet::new(), HashSet::new());
+    let all = jobs.iter().enumerate().filter_map(|(index, job)| match job {
+        Job::Completion(new) => Some((index, new.pair()?)),
+        Job::Order(_) => None,
+    });
+    all.filter(|(_, pair)| {
+        // Both sets must see every pair.
+        let (order, settlement) =
+            (orders.insert(pair.order.order_id), settlements.insert(pair.completion.settlement_id));
+        order && settlement
+    })
+    .collect()
 }
 
 /// Later of wall clock and Base's head, unix seconds: what deadlines and locks are measured against.

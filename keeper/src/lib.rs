@@ -19,6 +19,7 @@ pub mod ingest;
 pub mod known_errors;
 pub mod life;
 pub mod limits;
+pub mod lookup;
 pub mod merkle;
 pub mod metrics;
 pub mod observe;

@@ -22,6 +22,8 @@ const DELAY_MS: i64 = 5_000;
 const ALONE: usize = 4;
 /// Milliseconds after which an unrecorded inference is an alarm.
 const ALARM_MS: i64 = 30 * 60 * 1_000;
+/// Ticks between two counts of what waits.
+const COUNT_EVERY: u64 = 4;
 /// Ticks between two warnings of the same alarm.
 const ALARM_EVERY: u64 = 120;
 
@@ -34,7 +36,9 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
     while !stop.is_cancelled() {
         ctx.life.beat("relay");
         tick(&ctx).await?;
-        alarm(&ctx, ticks.is_multiple_of(ALARM_EVERY)).await?;
+        if ticks.is_multiple_of(COUNT_EVERY) {
+            alarm(&ctx, ticks.is_multiple_of(ALARM_EVERY)).await?;
+        }
         ticks = ticks.wrapping_add(1);
         tokio::select! {
             () = stop.cancelled() => {}
@@ -50,21 +54,24 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
 /// `store_failed`, `store_corrupt`.
 pub async fn tick(ctx: &Ctx) -> Result<()> {
     let now_ms = ctx.clock.now_ms();
+    let chain_id = txs::chain_column(ctx.config.opengradient.chain_id)?;
     if let Some(head) = batches::head(&ctx.store, ctx.config.opengradient.chain_id).await? {
         let mut tx = ctx.store.write().await?;
         let back = records::give_back(&mut tx, head.number, now_ms, DELAY_MS).await?;
-        let adopted = records::adopt(&mut tx, txs::chain_column(ctx.config.opengradient.chain_id)?).await?;
         tx.commit().await?;
-        if back > adopted {
+        if back > 0 {
             tracing::warn!(inferences = back, "recording transactions ended without recording");
             metrics::counter!("quittance_record_retries_total").increment(back);
         }
     }
-    if records::under_way(&ctx.store).await? >= UNDER_WAY {
+    if records::under_way(&ctx.store, chain_id).await? >= UNDER_WAY {
         return Ok(());
     }
     let rows = i64::from(ctx.config.opengradient.record_rows);
-    let due = records::due(&ctx.store, now_ms, rows).await?;
+    let mut due = records::due(&ctx.store, now_ms, rows).await?;
+    if records::adopt(&ctx.store, &due, chain_id).await? > 0 {
+        due = records::due(&ctx.store, now_ms, rows).await?;
+    }
     let (fresh, failed): (Vec<Due>, Vec<Due>) = due.into_iter().partition(|due| due.attempts == 0);
     if !fresh.is_empty() {
         submit(ctx, &fresh, now_ms).await?;

@@ -13,7 +13,8 @@ use quittance::crypto::RsaKey;
 use quittance::devnet::keys::Key;
 use quittance::store::completions::{Completion, Metered, Usage};
 use quittance::store::orders::Signed;
-use quittance::store::{Store, accounts, orders};
+use quittance::store::{Store, accounts, intake, orders};
+use quittance::types::OrderRow;
 use quittance_bindings::typed::{Meter, Order, domain, message_hash, order_id, request_commit, settlement_id};
 
 /// Token units that each order allows, and that each answer is charged.
@@ -43,6 +44,8 @@ pub struct Pair {
     pub request_hash: B256,
     pub completion: Completion,
     pub metered: Metered,
+    /// The order as its caller read it.
+    pub row: Option<OrderRow>,
 }
 
 /// Devnet payers, by number.
@@ -127,6 +130,7 @@ impl World {
             order_id: id,
             request,
             request_hash,
+            row: None,
         })
     }
 }
@@ -151,10 +155,10 @@ impl Pair {
 }
 
 /// Orders that the keeper took and that wait for a node to bring its answer: no dispatcher takes them up.
-pub async fn admit(store: &Store, pairs: &[Pair]) -> Result<()> {
-    for group in pairs.chunks(1_000) {
+pub async fn admit(store: &Store, pairs: &mut [Pair]) -> Result<()> {
+    for group in pairs.chunks_mut(1_000) {
         let mut tx = store.write().await?;
-        for pair in group {
+        for pair in &*group {
             let order = &pair.order;
             let signed = Signed {
                 order_id: pair.order_id,
@@ -174,6 +178,11 @@ pub async fn admit(store: &Store, pairs: &[Pair]) -> Result<()> {
             .execute(&mut *tx)
             .await?;
         tx.commit().await?;
+        let ids: Vec<B256> = group.iter().map(|pair| pair.order_id).collect();
+        let mut found = intake::find(store, &ids, &[]).await?;
+        for pair in group {
+            pair.row = found.orders.remove(&pair.order_id);
+        }
     }
     Ok(())
 }

@@ -39,7 +39,7 @@ pub async fn run(report: &mut Report, scale: f64) -> Result<()> {
     let mut pairs = world.pairs(0, scaled(40_000, scale, 2_000))?;
     config.keeper.database = format!("sqlite:{}", dir.join("keeper.db").display());
     let store = Store::open(&config.keeper.database).await?;
-    admit(&store, &pairs).await?;
+    admit(&store, &mut pairs).await?;
     let ctx = Arc::new(Ctx::new(config, store)?);
     let stop = CancellationToken::new();
     let writer = tokio::spawn(ingest::run(Arc::clone(&ctx), stop.clone()));
@@ -83,7 +83,7 @@ pub async fn run(report: &mut Report, scale: f64) -> Result<()> {
 
 async fn commit(ctx: &Ctx, pair: Pair) -> Result<()> {
     let order_id: B256 = pair.order_id;
-    let new = NewCompletion { completion: pair.completion, matching: Some((order_id, pair.metered)) };
+    let new = NewCompletion { completion: pair.completion, matching: Some((order_id, pair.metered)), order: pair.row };
     let done = ctx.ingest.submit(Job::Completion(Box::new(new))).await?;
     ensure!(done == Done::Matched(Matched::New), "order {order_id}: {done:?}");
     Ok(())

@@ -18,9 +18,9 @@ const BATCH: usize = 100;
 pub async fn run(report: &mut Report, scale: f64) -> Result<()> {
     let stage = Stage::new("completions", 4, 16, Periods::default()).await?;
     let (singles, batched) = (scaled(60_000, scale, 2_000), scaled(120_000, scale, 4_000));
-    let pairs = stage.world.pairs(0, singles + batched)?;
+    let mut pairs = stage.world.pairs(0, singles + batched)?;
     let store = Store::open(&stage.config.keeper.database).await?;
-    admit(&store, &pairs).await?;
+    admit(&store, &mut pairs).await?;
     store.close().await;
     // Blocks stand still: this measures intake, with the freezing of batches beside it, not anvil.
     stage.chains.base.pause().await?;

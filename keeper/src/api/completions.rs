@@ -1,12 +1,13 @@
 //! `POST /completions`: nodes' evidence, one or many, each answered for itself.
 
+use std::sync::Arc;
+
 use alloy::primitives::{B256, keccak256};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Extensions, HeaderMap};
 use axum::response::{IntoResponse, Response};
-use futures_util::future::join_all;
 use quittance_bindings::typed::{message_hash, settlement_id};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,6 +27,7 @@ use crate::ingest::{Done, Job, NewCompletion};
 use crate::limits::MAX_COMPLETIONS;
 use crate::registry::NodeRecord;
 use crate::store::completions::{Completion, Matched};
+use crate::store::intake::{self, Known};
 use crate::store::{api_keys, completions, orders};
 use crate::types::OrderRow;
 use crate::verify::charge::check_active;
@@ -123,25 +125,124 @@ pub async fn submit(
         let text = "too many completions in one call";
         return Err(Refusal::mismatch(Code::BodyTooLarge, text, items.len(), MAX_COMPLETIONS).into());
     }
-    let results = join_all(items.into_iter().map(|item| {
-        let ctx = &ctx;
-        async move {
-            match parse(item.get().as_bytes()) {
-                Ok(handed) => one(ctx, handed, metered).await,
-                Err(error) => Err(error),
-            }
+    let handed = items.into_iter().map(|item| parse(item.get().as_bytes())).collect();
+    let results: Vec<ItemResult> = many(&ctx, handed, metered).await?.into_iter().map(ItemResult::from).collect();
+    Ok(Json(results).into_response())
+}
+
+/// One item of the answer to an array.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ItemResult {
+    Accepted(Accepted),
+    Refused(Value),
+}
+
+impl From<ApiResult<Accepted>> for ItemResult {
+    fn from(result: ApiResult<Accepted>) -> Self {
+        match result {
+            Ok(accepted) => Self::Accepted(accepted),
+            Err(ApiError(refusal)) => Self::Refused(refusal.to_json()),
         }
-    }))
-    .await;
-    let view = |result: ApiResult<Accepted>| match result {
-        Ok(accepted) => serde_json::to_value(accepted).unwrap_or_default(),
-        Err(ApiError(refusal)) => refusal.to_json(),
-    };
-    Ok(Json(results.into_iter().map(view).collect::<Vec<Value>>()).into_response())
+    }
+}
+
+/// A completion that can be read: what is claimed, of which node.
+struct Claim {
+    handed: Handed,
+    node: Arc<NodeRecord>,
+    evidence: Evidence,
+    settlement_id: B256,
+}
+
+/// What is to be done with a completion that passed.
+enum Step {
+    /// It was stored before: the first answer again.
+    Known(Accepted),
+    Store(Box<NewCompletion>),
 }
 
 /// Verifies and stores one completion. `metered`: the caller may have us meter by the usage that it reports.
 async fn one(ctx: &Ctx, handed: Handed, metered: bool) -> ApiResult<Accepted> {
+    let claim = read(ctx, handed)?;
+    let (order, known) = ctx.lookup.find(&ctx.store, claim.handed.order_id, claim.settlement_id).await?;
+    let order = find_order(ctx, &claim, order).await?;
+    match judge(ctx, claim, order, known, metered)? {
+        Step::Known(accepted) => Ok(accepted),
+        Step::Store(new) => {
+            let (id, named) = (new.completion.settlement_id, new.completion.order_id);
+            stored(ctx.ingest.submit(Job::Completion(new)).await?, id, named)
+        }
+    }
+}
+
+/// Verifies and stores many, each for itself: looked up and committed together, verified away from the threads that serve.
+async fn many(ctx: &SharedCtx, handed: Vec<ApiResult<Handed>>, metered: bool) -> ApiResult<Vec<ApiResult<Accepted>>> {
+    let pool = Arc::clone(ctx);
+    let claims: Vec<ApiResult<Claim>> =
+        on_pool(ctx, move || handed.into_iter().map(|handed| read(&pool, handed?)).collect()).await?;
+    let good = || claims.iter().filter_map(|claim| claim.as_ref().ok());
+    let orders: Vec<B256> = good().filter_map(|claim| claim.handed.order_id).collect();
+    let settlements: Vec<B256> = good().map(|claim| claim.settlement_id).collect();
+    let found = intake::find(&ctx.store, &orders, &settlements).await?;
+    let mut judged = Vec::with_capacity(claims.len());
+    for claim in claims {
+        let claim = match claim {
+            Ok(claim) => claim,
+            Err(refused) => {
+                judged.push(Err(refused));
+                continue;
+            }
+        };
+        let order = claim.handed.order_id.and_then(|id| found.orders.get(&id).cloned());
+        let order = find_order(ctx, &claim, order).await?;
+        let known = found.known.get(&claim.settlement_id).copied();
+        judged.push(Ok((claim, order, known)));
+    }
+    let pool = Arc::clone(ctx);
+    let steps: Vec<ApiResult<Step>> = on_pool(ctx, move || {
+        judged
+            .into_iter()
+            .map(|one| one.and_then(|(claim, order, known)| judge(&pool, claim, order, known, metered)))
+            .collect()
+    })
+    .await?;
+    let mut jobs = Vec::with_capacity(steps.len());
+    let mut results: Vec<Option<ApiResult<Accepted>>> = Vec::with_capacity(steps.len());
+    let mut submitted = Vec::with_capacity(steps.len());
+    for step in steps {
+        results.push(match step {
+            Ok(Step::Store(new)) => {
+                submitted.push((results.len(), new.completion.settlement_id, new.completion.order_id));
+                jobs.push(Job::Completion(new));
+                None
+            }
+            Ok(Step::Known(accepted)) => Some(Ok(accepted)),
+            Err(refused) => Some(Err(refused)),
+        });
+    }
+    let done = ctx.ingest.submit_all(jobs).await;
+    for ((place, id, named), done) in submitted.into_iter().zip(done) {
+        results[place] = Some(done.map_err(ApiError::from).and_then(|done| stored(done, id, named)));
+    }
+    let missing = || Err(ApiError::new(Code::Internal, "an answer got lost: ask again"));
+    Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
+}
+
+/// Runs what takes the processor for milliseconds on a thread of its own, on as many at a time as there are cores.
+async fn on_pool<T: Send + 'static>(ctx: &Ctx, work: impl FnOnce() -> T + Send + 'static) -> ApiResult<T> {
+    let lost = || ApiError::new(Code::Internal, "the verification broke off, and nothing was stored: try again");
+    let permit = Arc::clone(&ctx.verifiers).acquire_owned().await.map_err(|_| lost())?;
+    let work = move || {
+        let result = work();
+        drop(permit);
+        result
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| lost())
+}
+
+/// Reads what is claimed; only where a request has several canonical forms a signature is checked, to find the right one.
+fn read(ctx: &Ctx, handed: Handed) -> ApiResult<Claim> {
     metrics::counter!("quittance_completions_total").increment(1);
     let hashes = request_hashes(&handed)?;
     let output_hash = match (&handed.output, handed.output_hash) {
@@ -169,21 +270,27 @@ async fn one(ctx: &Ctx, handed: Handed, metered: bool) -> ApiResult<Accepted> {
     };
     // The gateway's variant decides which canonical form was signed.
     let key = node_key(&node)?;
-    for hash in &hashes {
-        let message = message_hash(*hash, output_hash, handed.timestamp);
-        if key.verify(message, &evidence.signature).is_ok() {
+    if hashes.len() > 1 {
+        let signed = |hash: &&B256| {
+            let message = message_hash(**hash, output_hash, handed.timestamp);
+            key.verify(message, &evidence.signature).is_ok()
+        };
+        if let Some(hash) = hashes.iter().find(signed) {
             evidence.request_hash = *hash;
-            break;
         }
     }
-    let id = settlement_id(handed.node_id, evidence.message_hash());
+    let settlement_id = settlement_id(handed.node_id, evidence.message_hash());
+    Ok(Claim { handed, node, evidence, settlement_id })
+}
+
+/// Verifies what is claimed against the order, and charges it.
+fn judge(ctx: &Ctx, claim: Claim, order: Option<OrderRow>, known: Option<Known>, metered: bool) -> ApiResult<Step> {
+    let Claim { handed, node, evidence, settlement_id: id } = claim;
     // The same completion again gets the first answer, however late it comes.
-    let stored = completions::get(ctx.store.read(), id).await?;
-    if let Some(stored) = stored.filter(|stored| stored.metered.is_some()) {
-        key.verify(evidence.message_hash(), &evidence.signature)?;
-        return known(id, handed.order_id, stored.completion.order_id, stored.state.as_str());
+    if let Some(stored) = known.filter(|stored| stored.metered) {
+        node_key(&node)?.verify(evidence.message_hash(), &evidence.signature)?;
+        return Ok(Step::Known(known_as(id, handed.order_id, stored.order_id, stored.state.as_str())?));
     }
-    let order = find_order(ctx, &handed, evidence.request_hash).await?;
     let supplied = handed.meter.as_ref().map(supplied).transpose()?;
     let usage = usage(handed.usage.as_ref());
     let Some(order) = order else {
@@ -195,12 +302,12 @@ async fn one(ctx: &Ctx, handed: Handed, metered: bool) -> ApiResult<Accepted> {
             return Err(not_metered());
         }
         // Kept with what it came with; checked again and charged when its order comes.
-        let completion = completion(id, handed.order_id, node.version, evidence, &handed, usage);
         let matching = supplied.zip(handed.order_id).map(|(s, order_id)| {
             let (signature, offset, amount) = (s.signature, s.offset, s.amount);
             (order_id, completions::Metered { signature, offset, amount, card: None })
         });
-        return store(ctx, completion, matching, handed.order_id).await;
+        let completion = completion(id, handed.order_id, node.version, evidence, handed, usage);
+        return Ok(Step::Store(Box::new(NewCompletion { completion, matching, order: None })));
     };
     check_evidence(ctx, &evidence, &node, &order, handed.output.as_deref())?;
     if supplied.is_none() && !metered {
@@ -209,8 +316,9 @@ async fn one(ctx: &Ctx, handed: Handed, metered: bool) -> ApiResult<Accepted> {
     let model = order.request.as_deref().and_then(|request| canonical_request(request).ok());
     let model = model.and_then(|candidates| candidates.into_iter().next()).and_then(|canonical| canonical.model);
     let (version, charged) = charge_order(ctx, &node, &order, id, supplied.as_ref(), usage, model.as_deref())?;
-    let completion = completion(id, Some(order.order_id), version, evidence, &handed, usage);
-    store(ctx, completion, Some((order.order_id, charged)), Some(order.order_id)).await
+    let completion = completion(id, Some(order.order_id), version, evidence, handed, usage);
+    let matching = Some((order.order_id, charged));
+    Ok(Step::Store(Box::new(NewCompletion { completion, matching, order: Some(order) })))
 }
 
 fn not_metered() -> ApiError {
@@ -242,11 +350,13 @@ fn node_signature(text: &str) -> Result<Vec<u8>, Refusal> {
     }
 }
 
-/// The order that a completion names, else one that waits for this request.
-async fn find_order(ctx: &Ctx, handed: &Handed, request_hash: B256) -> ApiResult<Option<OrderRow>> {
-    let order = match handed.order_id {
-        Some(id) => orders::get(ctx.store.read(), id).await?,
-        None => orders::waiting_for_answer(ctx.store.read(), request_hash).await?,
+/// The order that a completion names, else one that waits for this request. `named` comes without its request, which only
+/// a completion that we meter needs: rate cards go by model.
+async fn find_order(ctx: &Ctx, claim: &Claim, named: Option<OrderRow>) -> ApiResult<Option<OrderRow>> {
+    let order = match claim.handed.order_id {
+        Some(id) if claim.handed.meter.is_none() => orders::get(ctx.store.read(), id).await?,
+        Some(_) => named,
+        None => orders::waiting_for_answer(ctx.store.read(), claim.evidence.request_hash).await?,
     };
     // Without its request an order cannot be matched yet: blinding and hash come with it.
     Ok(order.filter(|order| order.request_hash.is_some()))
@@ -271,7 +381,7 @@ fn completion(
     order_id: Option<B256>,
     node_version: u32,
     evidence: Evidence,
-    handed: &Handed,
+    handed: Handed,
     usage: Option<completions::Usage>,
 ) -> Completion {
     Completion {
@@ -283,33 +393,25 @@ fn completion(
         output_hash: evidence.output_hash,
         timestamp: evidence.timestamp,
         signature: evidence.signature,
-        output: handed.output.clone().map(String::into_bytes),
+        output: handed.output.map(String::into_bytes),
         response: handed.response.as_ref().map(|response| response.get().as_bytes().to_vec()),
         usage,
     }
 }
 
-async fn store(
-    ctx: &Ctx,
-    completion: Completion,
-    matching: Option<(B256, completions::Metered)>,
-    order_id: Option<B256>,
-) -> ApiResult<Accepted> {
-    let id = completion.settlement_id;
-    let job = Job::Completion(Box::new(NewCompletion { completion, matching }));
-    let done = ctx.ingest.submit(job).await?;
+fn stored(done: Done, id: B256, order_id: Option<B256>) -> ApiResult<Accepted> {
     match done {
         Done::Matched(Matched::New | Matched::Known) => Ok(Accepted { settlement_id: id, state: "matched", order_id }),
         Done::Matched(Matched::Answered { .. } | Matched::Closed { .. }) => {
             Ok(Accepted { settlement_id: id, state: "orphaned", order_id })
         }
-        Done::Matched(Matched::Replayed { order_id: other }) => known(id, order_id, Some(other), "matched"),
+        Done::Matched(Matched::Replayed { order_id: other }) => known_as(id, order_id, Some(other), "matched"),
         Done::Waiting | Done::Admitted | Done::Known => Ok(Accepted { settlement_id: id, state: "verified", order_id }),
     }
 }
 
 /// The first answer again, unless the bearer wants the inference charged to another order.
-fn known(id: B256, wanted: Option<B256>, order_id: Option<B256>, state: &'static str) -> ApiResult<Accepted> {
+fn known_as(id: B256, wanted: Option<B256>, order_id: Option<B256>, state: &'static str) -> ApiResult<Accepted> {
     match (wanted, order_id) {
         (Some(wanted), Some(charged)) if wanted != charged => {
             let text = "this inference is charged to another order: each is charged once, run it again";

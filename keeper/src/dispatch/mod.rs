@@ -256,7 +256,7 @@ async fn ask_node(
     };
     crash::point("after_completion_before_commit");
     let matching = Some((order.order_id, metered));
-    let job = Job::Completion(Box::new(NewCompletion { completion, matching }));
+    let job = Job::Completion(Box::new(NewCompletion { completion, matching, order: None }));
     match ctx.ingest.submit_waiting(job).await {
         Ok(Done::Matched(matched)) => Ok(matched),
         Ok(other) => Err(Error::Corrupt { table: "orders", what: format!("{} vanished: {other:?}", order.order_id) }),
@@ -345,7 +345,8 @@ async fn match_waiting(ctx: &SharedCtx, order: &OrderRow, prepared: &Prepared) -
             }
         };
         let completion = Completion { node_version: version, ..completion };
-        let job = Job::Completion(Box::new(NewCompletion { completion, matching: Some((order.order_id, metered)) }));
+        let matching = Some((order.order_id, metered));
+        let job = Job::Completion(Box::new(NewCompletion { completion, matching, order: None }));
         match ctx.ingest.submit_waiting(job).await {
             Ok(Done::Matched(Matched::Replayed { .. })) => {}
             Ok(_) => return Ok(true),

@@ -167,14 +167,21 @@ async fn freeze(ctx: &Ctx, tx: &mut WriteTx, rows: &[Settleable], from: Option<i
     let blob_id = published.as_deref().map_or_else(Bytes::new, |content| publish::rows::hash(content).into());
     let calldata = call::settle_batch(keeper_id, token, rows, blob_id)?;
     let batch_id = batches::insert(tx, keeper_id, token, n, now_ms).await?;
-    for (index, row) in (0_i64..).zip(rows) {
-        let taken = match from {
-            None => receipts::to_batch(tx, row.settlement_id, batch_id, index).await?,
-            Some(from) => receipts::rebatch(tx, row.settlement_id, from, batch_id, index).await?,
-        };
-        if !taken {
-            return Ok(None);
+    let taken = match from {
+        None => {
+            let ids: Vec<B256> = rows.iter().map(|row| row.settlement_id).collect();
+            receipts::to_batch(tx, &ids, batch_id).await?
         }
+        Some(from) => {
+            let mut all = true;
+            for (index, row) in (0_i64..).zip(rows) {
+                all &= receipts::rebatch(tx, row.settlement_id, from, batch_id, index).await?;
+            }
+            all
+        }
+    };
+    if !taken {
+        return Ok(None);
     }
     let new = NewTx {
         chain_id: ctx.config.base.chain_id,

@@ -135,6 +135,14 @@ pub async fn release(tx: &mut WriteTx, order_id: B256) -> Result<()> {
         crate::types::address("orders", &row.try_get::<Vec<u8>, _>("token")?)?,
         crate::types::b256("orders", &row.try_get::<Vec<u8>, _>("keeper_id")?)?,
     );
+    give_back(tx, key, amount).await
+}
+
+/// Takes `amount` off what a lane has reserved.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn give_back(tx: &mut WriteTx, key: (Address, Address, B256), amount: u128) -> Result<()> {
     loop {
         let old = lane(&mut **tx, key.0, key.1, key.2).await?.reserved;
         // Nothing to take from: the lane's row does not exist or was given back already.

@@ -322,7 +322,7 @@ mod tests {
         let mut tx = store.write().await?;
         assert!(withdraw_order(&mut tx, first.order_id(), "withdrawn").await?);
         assert!(!withdraw_order(&mut tx, first.order_id(), "withdrawn").await?);
-        assert!(crate::store::receipts::to_batch(&mut tx, second.settlement_id(), 1, 0).await?);
+        assert!(crate::store::receipts::to_batch(&mut tx, &[second.settlement_id()], 1).await?);
         assert!(!withdraw_order(&mut tx, second.order_id(), "withdrawn").await?, "its batch may be on its way");
         tx.commit().await?;
         let order = orders::get(store.read(), first.order_id()).await?.map(|row| (row.state, row.reason));

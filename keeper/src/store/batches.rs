@@ -106,8 +106,8 @@ pub async fn set_state(tx: &mut WriteTx, batch_id: i64, from: &[BatchState], to:
 /// `store_failed`.
 pub async fn mark_submitted(tx: &mut WriteTx) -> Result<u64> {
     let done = sqlx::query(
-        "UPDATE batches SET state = 'submitted' WHERE state = 'frozen' AND tx_id IN \
-         (SELECT tx_id FROM txs WHERE kind = 'settle_batch' AND state IN ('sent', 'included', 'done'))",
+        "UPDATE batches SET state = 'submitted' WHERE state = 'frozen' AND EXISTS (SELECT 1 FROM txs t \
+         WHERE t.tx_id = batches.tx_id AND t.state IN ('sent', 'included', 'done'))",
     )
     .execute(&mut **tx)
     .await?;

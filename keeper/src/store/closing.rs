@@ -15,7 +15,8 @@ use crate::types::{OrderRow, b256};
 /// `store_failed`, `store_corrupt`.
 pub async fn expired(store: &Store, chain_time: i64, limit: i64) -> Result<Vec<B256>> {
     let rows = sqlx::query(
-        "SELECT order_id FROM orders WHERE state IN ('open', 'dispatched') AND capture_deadline < $1 LIMIT $2",
+        "SELECT order_id FROM orders WHERE state IN ('open', 'dispatched', 'completed') AND capture_deadline < $1 \
+         AND state <> 'completed' LIMIT $2",
     )
     .bind(chain_time)
     .bind(limit)
@@ -101,26 +102,24 @@ pub async fn orphan(tx: &mut WriteTx, before_ms: i64) -> Result<u64> {
 /// # Errors
 /// `store_failed`.
 pub async fn erase(tx: &mut WriteTx) -> Result<u64> {
-    let answers = sqlx::query(
-        "UPDATE completions SET output = NULL, response = NULL \
-         WHERE (output IS NOT NULL OR response IS NOT NULL) AND record_state NOT IN ('due', 'submitted') \
-         AND (state = 'orphaned' OR (state = 'matched' AND EXISTS (SELECT 1 FROM orders o \
-         WHERE o.order_id = completions.order_id \
-         AND o.state IN ('final', 'voided', 'expired', 'reclaimed', 'refused')))) \
-         AND NOT EXISTS (SELECT 1 FROM receipts r WHERE r.settlement_id = completions.settlement_id \
-         AND r.state = 'settled' AND r.path = 'verified' AND r.delivered = 0)",
-    )
-    .execute(&mut **tx)
-    .await?;
-    let requests = sqlx::query(
+    let mut erased = 0;
+    // From the orders that have ended and keep their request: they are few, unlike those that ever ended.
+    for sql in [
+        "UPDATE completions SET output = NULL, response = NULL WHERE (output IS NOT NULL OR response IS NOT NULL) \
+         AND record_state NOT IN ('due', 'submitted') AND state = 'matched' AND settlement_id IN \
+         (SELECT r.settlement_id FROM orders o JOIN receipts r ON r.order_id = o.order_id WHERE o.request IS NOT NULL \
+         AND o.state IN ('final', 'voided', 'expired', 'reclaimed', 'refused') \
+         AND NOT (r.state = 'settled' AND r.path = 'verified' AND r.delivered = 0))",
+        "UPDATE completions SET output = NULL, response = NULL WHERE state = 'orphaned' AND output IS NOT NULL \
+         AND record_state NOT IN ('due', 'submitted')",
         "UPDATE orders SET request = NULL WHERE request IS NOT NULL \
          AND state IN ('final', 'voided', 'expired', 'reclaimed', 'refused') \
-         AND NOT EXISTS (SELECT 1 FROM completions c WHERE c.order_id = orders.order_id AND c.state = 'matched' \
-         AND (c.output IS NOT NULL OR c.response IS NOT NULL))",
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(answers.rows_affected() + requests.rows_affected())
+         AND NOT EXISTS (SELECT 1 FROM receipts r JOIN completions c ON c.settlement_id = r.settlement_id \
+         WHERE r.order_id = orders.order_id AND c.state = 'matched' AND (c.output IS NOT NULL OR c.response IS NOT NULL))",
+    ] {
+        erased += sqlx::query(sql).execute(&mut **tx).await?.rows_affected();
+    }
+    Ok(erased)
 }
 
 fn order_id(row: &AnyRow) -> Result<B256> {

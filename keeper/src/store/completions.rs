@@ -278,13 +278,15 @@ pub async fn get<'c>(db: impl Executor<'c, Database = Any>, settlement_id: B256)
 /// # Errors
 /// `store_failed`, `store_corrupt`.
 pub async fn of_order<'c>(db: impl Executor<'c, Database = Any>, order_id: B256) -> Result<Option<CompletionRow>> {
-    sqlx::query("SELECT * FROM completions WHERE order_id = $1 AND state = 'matched'")
-        .bind(order_id.to_vec())
-        .fetch_optional(db)
-        .await?
-        .as_ref()
-        .map(completion_row)
-        .transpose()
+    sqlx::query(
+        "SELECT c.* FROM receipts r JOIN completions c ON c.settlement_id = r.settlement_id WHERE r.order_id = $1",
+    )
+    .bind(order_id.to_vec())
+    .fetch_optional(db)
+    .await?
+    .as_ref()
+    .map(completion_row)
+    .transpose()
 }
 
 /// Verified completions that wait for this order: they name it, or they name none and answer its request.

@@ -5,6 +5,7 @@ use sqlx::any::AnyRow;
 use sqlx::{Any, Executor, Row};
 
 use super::WriteTx;
+use super::bulk::{Dialect, query, runs};
 use super::txs::chain_column;
 use crate::chain::logs::ChainLog;
 use crate::error::{Error, Result};
@@ -188,29 +189,35 @@ pub async fn delete_above(tx: &mut WriteTx, chain_id: u64, number: Option<u64>) 
     Ok(())
 }
 
-/// Stores a log.
+/// Stores logs.
 ///
 /// # Errors
-/// `store_failed`: also when the chain position or the sequence number is taken.
-pub async fn insert(tx: &mut WriteTx, chain_id: u64, log: &ChainLog) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO events (chain_id, block_number, log_index, block_hash, tx_hash, contract, seq, name, topics, topic1, data,
-         timestamp) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-    )
-    .bind(chain_column(chain_id)?)
-    .bind(column(log.block_number)?)
-    .bind(column(log.log_index)?)
-    .bind(log.block_hash.to_vec())
-    .bind(log.tx_hash.to_vec())
-    .bind(log.address.to_vec())
-    .bind(column(log.seq)?)
-    .bind(log.name)
-    .bind(log.topics.concat())
-    .bind(log.topics.get(1).copied().unwrap_or_default().to_vec())
-    .bind(log.data.to_vec())
-    .bind(column(log.timestamp)?)
-    .execute(&mut **tx)
-    .await?;
+/// `store_failed`: also when a chain position or a sequence number is taken.
+pub async fn insert(tx: &mut WriteTx, chain_id: u64, logs: &[ChainLog]) -> Result<()> {
+    let dialect = Dialect::of(tx);
+    for run in runs(logs) {
+        let mut insert = query(format!(
+            "INSERT INTO events (chain_id, block_number, log_index, block_hash, tx_hash, contract, seq, name, topics, topic1, \
+             data, timestamp) VALUES {}",
+            dialect.rows("(@, @, @, @, @, @, @, @, @, @, @, @)", run.len())
+        ));
+        for log in run {
+            insert = insert
+                .bind(chain_column(chain_id)?)
+                .bind(column(log.block_number)?)
+                .bind(column(log.log_index)?)
+                .bind(log.block_hash.to_vec())
+                .bind(log.tx_hash.to_vec())
+                .bind(log.address.to_vec())
+                .bind(column(log.seq)?)
+                .bind(log.name)
+                .bind(log.topics.concat())
+                .bind(log.topics.get(1).copied().unwrap_or_default().to_vec())
+                .bind(log.data.to_vec())
+                .bind(column(log.timestamp)?);
+        }
+        insert.execute(&mut **tx).await?;
+    }
     Ok(())
 }
 
@@ -318,6 +325,18 @@ pub async fn of_tx<'c>(db: impl Executor<'c, Database = Any>, tx_hash: B256) -> 
         .fetch_all(db)
         .await?;
     rows.iter().map(stored).collect()
+}
+
+/// Whether a transaction left an event.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn any_of_tx<'c>(db: impl Executor<'c, Database = Any>, tx_hash: B256) -> Result<bool> {
+    let found = sqlx::query("SELECT 1 AS found FROM events WHERE tx_hash = $1 LIMIT 1")
+        .bind(tx_hash.to_vec())
+        .fetch_optional(db)
+        .await?;
+    Ok(found.is_some())
 }
 
 /// Events of one name in a range of blocks: above `after`, up to `to`.

@@ -10,10 +10,13 @@ pub mod admin;
 pub mod api_keys;
 pub mod apply;
 pub mod batches;
+mod bulk;
+pub mod captures;
 pub mod closing;
 pub mod completions;
 pub mod events;
 pub mod evidence;
+pub mod intake;
 pub mod leases;
 pub mod limits;
 pub mod nodes;
@@ -27,6 +30,13 @@ pub mod txs;
 use crate::error::{Error, Result};
 
 const SCHEMA: &str = include_str!("../../migrations/0001_init.sql");
+
+/// Settings of every SQLite connection. FULL: an acknowledged row survives a power cut, not only a crash.
+const PRAGMAS: &[&str] = &["journal_mode=WAL", "synchronous=FULL", "busy_timeout=15000", "foreign_keys=on"];
+/// The writer touches pages all over its indexes: 32 MiB of them stay in memory, and the log grows to 64 MiB before its pages,
+/// most of them written several times over, are put back into the file.
+const WRITER_PRAGMAS: &[&str] = &["cache_size=-32768", "wal_autocheckpoint=16384"];
+const READER_PRAGMAS: &[&str] = &["cache_size=-4096", "query_only=on"];
 
 /// A write transaction. Nothing foreign may be awaited while it is open.
 pub type WriteTx = Transaction<'static, Any>;
@@ -53,16 +63,14 @@ impl Store {
         let url = if sqlite && !url.contains('?') { format!("{url}?mode=rwc") } else { url.to_owned() };
         let options = AnyConnectOptions::from_str(&url)?;
         let pool = |size: u32, read_only: bool| {
-            AnyPoolOptions::new().max_connections(size).min_connections(1).after_connect(move |connection, _| {
+            // A connection to a file cannot break, and a look at each before its use would double every short query.
+            let options = AnyPoolOptions::new().max_connections(size).min_connections(1).test_before_acquire(!sqlite);
+            options.after_connect(move |connection, _| {
                 Box::pin(async move {
                     if sqlite {
-                        // FULL: an acknowledged row survives a power cut, not only a crash.
-                        for pragma in ["journal_mode=WAL", "synchronous=FULL", "busy_timeout=15000", "foreign_keys=on"]
-                        {
+                        let own = if read_only { READER_PRAGMAS } else { WRITER_PRAGMAS };
+                        for pragma in PRAGMAS.iter().chain(own) {
                             sqlx::query(AssertSqlSafe(format!("PRAGMA {pragma}"))).execute(&mut *connection).await?;
-                        }
-                        if read_only {
-                            sqlx::query("PRAGMA query_only=on").execute(&mut *connection).await?;
                         }
                     }
                     Ok(())

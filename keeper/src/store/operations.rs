@@ -11,12 +11,15 @@ use crate::error::Result;
 /// # Errors
 /// `store_failed`.
 pub async fn unsettled(store: &Store) -> Result<Backlog> {
-    let row = sqlx::query(
-        "SELECT COUNT(*) AS waiting, MIN(created_ms) AS oldest FROM receipts WHERE state IN ('matched', 'batched')",
-    )
-    .fetch_one(store.read())
-    .await?;
-    Ok(Backlog { waiting: row.try_get("waiting")?, oldest_ms: row.try_get("oldest")? })
+    let mut backlog = Backlog::default();
+    // One by one: each state has an index of its own.
+    for sql in [
+        "SELECT COUNT(*) AS n, MIN(created_ms) AS oldest FROM receipts WHERE state = 'matched'",
+        "SELECT COUNT(*) AS n, MIN(created_ms) AS oldest FROM receipts WHERE state = 'batched'",
+    ] {
+        backlog.add(&sqlx::query(sql).fetch_one(store.read()).await?)?;
+    }
+    Ok(backlog)
 }
 
 /// When the oldest transaction that is not mined was queued, unix milliseconds.

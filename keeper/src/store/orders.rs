@@ -261,7 +261,8 @@ pub async fn claim_kept(tx: &mut WriteTx, order_id: B256, now_ms: i64, lease_ms:
 pub async fn reopen_dispatched(tx: &mut WriteTx, now_ms: i64) -> Result<u64> {
     let done = sqlx::query(
         "UPDATE orders SET state = 'open', next_attempt_ms = $1, updated_ms = $1
-         WHERE state = 'dispatched' OR (state = 'open' AND attempts = 0 AND next_attempt_ms > $1)",
+         WHERE request IS NOT NULL AND state IN ('open', 'dispatched')
+         AND (state = 'dispatched' OR (state = 'open' AND attempts = 0 AND next_attempt_ms > $1))",
     )
     .bind(now_ms)
     .execute(&mut **tx)

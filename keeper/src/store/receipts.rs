@@ -6,6 +6,7 @@ use quittance_bindings::typed::Order;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::bulk::{Dialect, query, runs};
 use super::{Store, WriteTx};
 use crate::error::{Error, Result};
 use crate::types::{address, b256, u256, units};
@@ -169,21 +170,59 @@ pub async fn verified_ended(store: &Store, head: i64, limit: i64) -> Result<Vec<
     Ok(ended)
 }
 
-/// matched → batched. False when something else took the receipt first.
+/// matched → batched, with their places in the batch. False when something else took one of them first: then nothing of
+/// `tx` may be committed.
 ///
 /// # Errors
 /// `store_failed`.
-pub async fn to_batch(tx: &mut WriteTx, settlement_id: B256, batch_id: i64, index: i64) -> Result<bool> {
-    let done = sqlx::query(
-        "UPDATE receipts SET state = 'batched', batch_id = $1, batch_index = $2, leaf_row = NULL, skip_reason = NULL \
-         WHERE settlement_id = $3 AND state = 'matched' AND tx_id IS NULL",
-    )
-    .bind(batch_id)
-    .bind(index)
-    .bind(settlement_id.to_vec())
-    .execute(&mut **tx)
-    .await?;
-    Ok(done.rows_affected() == 1)
+pub async fn to_batch(tx: &mut WriteTx, settlement_ids: &[B256], batch_id: i64) -> Result<bool> {
+    let dialect = Dialect::of(tx);
+    let mut taken = 0;
+    let rows: Vec<(i64, B256)> = (0_i64..).zip(settlement_ids.iter().copied()).collect();
+    for run in runs(&rows) {
+        let mut update = query(format!(
+            "UPDATE receipts SET state = 'batched', batch_id = v.column2, batch_index = v.column3, leaf_row = NULL, \
+             skip_reason = NULL FROM (VALUES {}) AS v \
+             WHERE receipts.settlement_id = v.column1 AND receipts.state = 'matched' AND receipts.tx_id IS NULL",
+            dialect.rows("(@, @, @)", run.len())
+        ));
+        for (index, settlement_id) in run {
+            update = update.bind(settlement_id.to_vec()).bind(batch_id).bind(*index);
+        }
+        taken += update.execute(&mut **tx).await?.rows_affected();
+    }
+    Ok(taken == u64::try_from(rows.len()).unwrap_or(u64::MAX))
+}
+
+/// A row that the ledger captured.
+#[derive(Clone, Copy, Debug)]
+pub struct Captured {
+    pub order_id: B256,
+    /// Its number among the captured rows.
+    pub leaf_row: i64,
+    /// Token units.
+    pub fee: u128,
+}
+
+/// Rows of a batch → settled.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn settled_in(tx: &mut WriteTx, batch_id: i64, rows: &[Captured]) -> Result<()> {
+    let dialect = Dialect::of(tx);
+    for run in runs(rows) {
+        let mut update = query(format!(
+            "UPDATE receipts SET state = 'settled', leaf_row = v.column3, fee = v.column4, skip_reason = NULL \
+             FROM (VALUES {}) AS v WHERE receipts.order_id = v.column1 AND receipts.batch_id = v.column2 \
+             AND receipts.state IN ('batched', 'matched', 'skipped')",
+            dialect.rows("(@, @, @, @)", run.len())
+        ));
+        for row in run {
+            update = update.bind(row.order_id.to_vec()).bind(batch_id).bind(row.leaf_row).bind(row.fee.to_string());
+        }
+        update.execute(&mut **tx).await?;
+    }
+    Ok(())
 }
 
 /// Moves a row of a batch that will not land into another one.
@@ -263,8 +302,8 @@ pub async fn retry(tx: &mut WriteTx, receipt: &Settleable, path: Path, retry_ms:
 /// `store_failed`, `store_corrupt`.
 pub async fn past_deadline(store: &Store, chain_time: i64, limit: i64) -> Result<Vec<(B256, B256)>> {
     let rows = sqlx::query(
-        "SELECT r.settlement_id, r.order_id FROM receipts r JOIN orders o ON o.order_id = r.order_id \
-         WHERE r.state = 'matched' AND o.capture_deadline < $1 ORDER BY r.created_ms LIMIT $2",
+        "SELECT r.settlement_id, r.order_id FROM orders o JOIN receipts r ON r.order_id = o.order_id \
+         WHERE o.state IN ('open', 'dispatched', 'completed') AND o.capture_deadline < $1 AND r.state = 'matched' LIMIT $2",
     )
     .bind(chain_time)
     .bind(limit)
@@ -409,8 +448,8 @@ mod tests {
         assert_eq!(found[0].order.captureDeadline, U40::from(10_000));
         assert_eq!(found[0].amount, 100);
         let mut tx = store.write().await?;
-        assert!(to_batch(&mut tx, first.settlement_id(), 1, 0).await?);
-        assert!(!to_batch(&mut tx, first.settlement_id(), 2, 0).await?, "a second batch cannot take it");
+        assert!(to_batch(&mut tx, &[first.settlement_id()], 1).await?);
+        assert!(!to_batch(&mut tx, &[first.settlement_id()], 2).await?, "a second batch cannot take it");
         assert!(!set_verified_tx(&mut tx, first.settlement_id(), 3).await?);
         tx.commit().await?;
         assert!(matched(&store, Path::Batch, 0, 10).await?.is_empty());
@@ -424,7 +463,7 @@ mod tests {
         let first = Seed::new(1);
         seed(&store, &first).await?;
         let mut tx = store.write().await?;
-        assert!(to_batch(&mut tx, first.settlement_id(), 1, 0).await?);
+        assert!(to_batch(&mut tx, &[first.settlement_id()], 1).await?);
         assert!(skip(&mut tx, first.settlement_id(), "InsufficientBalance").await?);
         tx.commit().await?;
         let found = skipped(&store, 5, 10).await?;

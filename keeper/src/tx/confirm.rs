@@ -120,7 +120,7 @@ impl Manager {
 
     /// Whether canonical events name a transaction: then it is mined, whatever an endpoint forgot.
     async fn left_events(&self, tx_hash: B256) -> Result<bool> {
-        Ok(!events::of_tx(self.ctx.store.read(), tx_hash).await?.is_empty())
+        events::any_of_tx(self.ctx.store.read(), tx_hash).await
     }
 
     /// Sends again what is not mined, raises the fee of the lowest nonce, fills gaps below it.

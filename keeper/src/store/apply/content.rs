@@ -1,5 +1,7 @@
 //! Recognising our batch by what it settled: the ledger's receipts root is built from our rows, whoever sent them.
 
+use std::collections::BTreeMap;
+
 use alloy::primitives::B256;
 use quittance_bindings::typed::{Leaf, RAIL_ORDER, leaf_hash};
 use sqlx::Row;
@@ -31,7 +33,7 @@ pub(super) async fn batch_of(tx: &mut WriteTx, rules: &Rules, run: &[ChainLog]) 
                             .fetch_optional(&mut **tx)
                             .await?;
                     let Some(batch_id) = batch_id.flatten() else { return Ok(None) };
-                    let root = root_of(tx, batch_id, &captured).await?;
+                    let root = root(&rows_of(tx, batch_id).await?, &captured);
                     return Ok((root == Some(e.record.receiptsRoot)).then_some(batch_id));
                 }
                 LedgerEvents::BatchSettled(_) | LedgerEvents::Verified(_) => captured.clear(),
@@ -43,31 +45,53 @@ pub(super) async fn batch_of(tx: &mut WriteTx, rules: &Rules, run: &[ChainLog]) 
     Ok(None)
 }
 
-/// Root over our receipts of these orders in this order; `None` when one of them is not a row of the batch.
-pub(super) async fn root_of(tx: &mut WriteTx, batch_id: i64, captured: &[B256]) -> Result<Option<B256>> {
-    let mut leaves = Vec::with_capacity(captured.len());
-    for (number, order_id) in (0..).zip(captured) {
-        let row = sqlx::query(
-            "SELECT r.amount, r.node_id, r.receipt_hash, c.node_version FROM receipts r
-             JOIN completions c ON c.settlement_id = r.settlement_id WHERE r.order_id = $1 AND r.batch_id = $2",
-        )
-        .bind(order_id.to_vec())
-        .bind(batch_id)
-        .fetch_optional(&mut **tx)
-        .await?;
-        let Some(row) = row else { return Ok(None) };
-        let version: i64 = row.try_get("node_version")?;
-        leaves.push(leaf_hash(&Leaf {
+/// A row of a batch, as far as its leaf depends on it.
+pub(super) struct BatchRow {
+    pub(super) amount: u128,
+    node_id: B256,
+    node_version: u32,
+    receipt_hash: B256,
+}
+
+/// Our receipts in a batch, by order.
+pub(super) async fn rows_of(tx: &mut WriteTx, batch_id: i64) -> Result<BTreeMap<B256, BatchRow>> {
+    const T: &str = "receipts";
+    let rows = sqlx::query(
+        "SELECT r.order_id, r.amount, r.node_id, r.receipt_hash, c.node_version FROM receipts r
+         JOIN completions c ON c.settlement_id = r.settlement_id WHERE r.batch_id = $1",
+    )
+    .bind(batch_id)
+    .fetch_all(&mut **tx)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let version: i64 = row.try_get("node_version")?;
+            let receipt = BatchRow {
+                amount: units(T, &row.try_get::<String, _>("amount")?)?,
+                node_id: b256(T, &row.try_get::<Vec<u8>, _>("node_id")?)?,
+                node_version: u32::try_from(version)
+                    .map_err(|_| Error::Corrupt { table: "completions", what: format!("node version {version}") })?,
+                receipt_hash: b256(T, &row.try_get::<Vec<u8>, _>("receipt_hash")?)?,
+            };
+            Ok((b256(T, &row.try_get::<Vec<u8>, _>("order_id")?)?, receipt))
+        })
+        .collect()
+}
+
+/// Root over the receipts of these orders in this order; `None` when one of them is not a row of the batch.
+pub(super) fn root(rows: &BTreeMap<B256, BatchRow>, captured: &[B256]) -> Option<B256> {
+    let leaf = |(number, order_id): (u32, &B256)| {
+        let row = rows.get(order_id)?;
+        Some(leaf_hash(&Leaf {
             rail: RAIL_ORDER,
             paymentId: *order_id,
             start: 0,
-            amount: units("receipts", &row.try_get::<String, _>("amount")?)?,
-            nodeId: b256("receipts", &row.try_get::<Vec<u8>, _>("node_id")?)?,
-            nodeVersion: u32::try_from(version)
-                .map_err(|_| Error::Corrupt { table: "completions", what: format!("node version {version}") })?,
-            receiptHash: b256("receipts", &row.try_get::<Vec<u8>, _>("receipt_hash")?)?,
+            amount: row.amount,
+            nodeId: row.node_id,
+            nodeVersion: row.node_version,
+            receiptHash: row.receipt_hash,
             row: number,
-        }));
-    }
-    Ok(Tree::new(leaves).root())
+        }))
+    };
+    Tree::new((0..).zip(captured).map(leaf).collect::<Option<Vec<_>>>()?).root()
 }

@@ -1,6 +1,6 @@
 //! Effects of escrow events: balances, locks and nonces exactly as on-chain, and the orders that we serve.
 
-use alloy::primitives::{B256, U256};
+use alloy::primitives::{Address, B256, U256};
 use sqlx::Row;
 
 use super::Rules;
@@ -8,7 +8,7 @@ use super::ledger::Settling;
 use crate::chain::fold::{Balances, LaneKey};
 use crate::chain::logs::{ChainLog, EscrowEvents, Event};
 use crate::error::Result;
-use crate::store::{WriteTx, accounts, orders};
+use crate::store::{WriteTx, accounts, captures, orders};
 use crate::types::{OrderState, b256, u256};
 
 /// Why an order that others captured or that went back leaves its receipt unpaid.
@@ -91,14 +91,9 @@ pub(super) async fn orders(
         }
         EscrowEvents::OrderCaptured(e) => {
             settling.captured.push(e.orderId);
-            orders::set_held(tx, e.orderId, false, rules.now_ms).await?;
-            orders::set_state(tx, e.orderId, LIVE, OrderState::Settled, None).await?;
-            if !settling.is_ours() {
-                skip_matched(tx, e.orderId, CAPTURED_ELSEWHERE).await?;
-            }
+            settling.gathered.orders.push(e.orderId);
             if e.nonceSpent {
-                let bit = U256::ONE << usize::from(e.nonce.byte(0));
-                spend(tx, (e.payer, e.token, e.keeperId), e.nonce >> 8, bit).await?;
+                settling.gathered.nonces.push((e.payer, e.token, e.keeperId, e.nonce));
             }
         }
         EscrowEvents::OrderReclaimed(e) => {
@@ -118,6 +113,25 @@ pub(super) async fn orders(
         | EscrowEvents::EIP712DomainChanged(_) => {}
     }
     Ok(false)
+}
+
+/// Captures of one transaction that are not applied yet: those of a batch go together.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    orders: Vec<B256>,
+    nonces: Vec<(Address, Address, B256, U256)>,
+}
+
+/// Applies the captures that were gathered. Comes before any event that could depend on them.
+pub(super) async fn apply_gathered(tx: &mut WriteTx, rules: &Rules, settling: &mut Settling) -> Result<()> {
+    let Gathered { orders, nonces } = std::mem::take(&mut settling.gathered);
+    captures::captured(tx, &orders, rules.now_ms).await?;
+    if !settling.is_ours() {
+        for order_id in &orders {
+            skip_matched(tx, *order_id, CAPTURED_ELSEWHERE).await?;
+        }
+    }
+    captures::nonces_spent(tx, &nonces).await
 }
 
 /// A receipt that waits for settlement but whose order is closed will never be paid by us.

@@ -5,11 +5,12 @@ use alloy::sol_types::SolValue;
 use quittance_bindings::ledger::SettlementLedger::{BatchRecord, Verified};
 use sqlx::Row;
 
+use super::escrow::Gathered;
 use super::{Rules, content};
 use crate::chain::logs::{ChainLog, Contract, Event, LedgerEvents, decode};
 use crate::error::{Error, Result};
-use crate::store::{WriteTx, events, orders};
-use crate::types::{OrderState, b256, units};
+use crate::store::{WriteTx, captures, events, receipts};
+use crate::types::b256;
 
 /// What one transaction has done so far.
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub(super) struct Settling {
     intent: Option<String>,
     /// Orders captured since the last settlement in the same transaction.
     pub(super) captured: Vec<B256>,
+    /// Captures whose effects are still to be applied.
+    pub(super) gathered: Gathered,
     /// Rows of our batch were skipped.
     skipped: bool,
     /// Our batch was settled.
@@ -159,34 +162,21 @@ async fn batch_settled(
             "captures do not match the batch record"
         );
     }
-    if content::root_of(tx, batch_id, captured).await? != Some(record.receiptsRoot) {
+    let rows = content::rows_of(tx, batch_id).await?;
+    if content::root(&rows, captured) != Some(record.receiptsRoot) {
         metrics::counter!("quittance_receipt_roots_unlike_total").increment(1);
         tracing::error!(batch_id, root = %record.receiptsRoot, "the ledger's receipts root is not that of our receipts");
     }
     let bps = fee_bps(tx, log).await?;
-    for (row, order_id) in captured.iter().enumerate() {
-        let receipt = sqlx::query("SELECT amount FROM receipts WHERE order_id = $1 AND batch_id = $2")
-            .bind(order_id.to_vec())
-            .bind(batch_id)
-            .fetch_optional(&mut **tx)
-            .await?;
-        let Some(receipt) = receipt else {
+    let mut settled = Vec::with_capacity(captured.len());
+    for (row, order_id) in (0_i64..).zip(captured) {
+        let Some(receipt) = rows.get(order_id) else {
             tracing::error!(batch_id, order = %order_id, "captured in our batch, but no receipt of it here");
             continue;
         };
-        let amount = units("receipts", &receipt.try_get::<String, _>("amount")?)?;
-        sqlx::query(
-            "UPDATE receipts SET state = 'settled', leaf_row = $1, fee = $2, skip_reason = NULL
-             WHERE order_id = $3 AND batch_id = $4 AND state IN ('batched', 'matched', 'skipped')",
-        )
-        .bind(i64::try_from(row).unwrap_or(i64::MAX))
-        .bind(fee_of(amount, bps).to_string())
-        .bind(order_id.to_vec())
-        .bind(batch_id)
-        .execute(&mut **tx)
-        .await?;
+        settled.push(receipts::Captured { order_id: *order_id, leaf_row: row, fee: fee_of(receipt.amount, bps) });
     }
-    Ok(())
+    receipts::settled_in(tx, batch_id, &settled).await
 }
 
 /// A settlement against its three signatures, sent by us or by anybody.
@@ -240,9 +230,8 @@ pub(super) async fn paid(tx: &mut WriteTx, rules: &Rules, after: u64, to: u64) -
             .bind(U256::from_be_bytes(chain_batch.0).saturating_to::<i64>())
             .execute(&mut **tx)
             .await?;
-            for order_id in captured_by(tx, settled.tx_hash, settled.log_index).await? {
-                orders::set_state(tx, order_id, &[OrderState::Settled], OrderState::Final, None).await?;
-            }
+            let captured = captured_by(tx, settled.tx_hash, settled.log_index).await?;
+            captures::paid(tx, &captured).await?;
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ mod undo;
 use alloy::primitives::{Address, B256};
 
 use super::{WriteTx, events, nodes};
-use crate::chain::logs::{ChainLog, Contract, Event, InboxEvents};
+use crate::chain::logs::{ChainLog, Contract, EscrowEvents, Event, InboxEvents, LedgerEvents};
 use crate::error::{Error, Result};
 
 pub use self::ledger::skip_reason;
@@ -52,14 +52,17 @@ pub struct Applied {
 /// # Errors
 /// `store_failed`; `chain_contradiction` when the events do not add up.
 pub async fn apply(tx: &mut WriteTx, rules: &Rules, logs: &[ChainLog]) -> Result<Applied> {
-    for log in logs {
-        events::insert(tx, rules.chain_id, log).await?;
-    }
+    events::insert(tx, rules.chain_id, logs).await?;
     escrow::balances(tx, rules, logs).await?;
     let mut applied = Applied { events: logs.len(), ..Applied::default() };
     for run in logs.chunk_by(|a, b| a.tx_hash == b.tx_hash) {
         let mut settling = ledger::Settling::new(tx, rules, run).await?;
         for log in run {
+            let more = matches!(&log.event, Event::Escrow(event) if matches!(**event, EscrowEvents::OrderCaptured(_)));
+            let skipped = matches!(&log.event, Event::Ledger(event) if matches!(**event, LedgerEvents::RowSkipped(_)));
+            if !more && !skipped {
+                escrow::apply_gathered(tx, rules, &mut settling).await?;
+            }
             match &log.event {
                 Event::Escrow(event) => {
                     applied.orders |= escrow::orders(tx, rules, event, &mut settling).await?;
@@ -73,6 +76,7 @@ pub async fn apply(tx: &mut WriteTx, rules: &Rules, logs: &[ChainLog]) -> Result
                 Event::Inbox(event) => inbox(tx, log, event).await?,
             }
         }
+        escrow::apply_gathered(tx, rules, &mut settling).await?;
         ledger::finish(tx, rules, &run[0], &settling).await?;
     }
     Ok(applied)

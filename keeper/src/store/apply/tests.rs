@@ -159,9 +159,7 @@ async fn frozen(store: &Store) -> (i64, [Seed; 3]) {
     }
     let mut tx = store.write().await.unwrap();
     let batch_id = batches::insert(&mut tx, KEEPER, TOKEN, 3, 1).await.unwrap();
-    for (index, one) in (0..).zip(&seeds) {
-        assert!(receipts::to_batch(&mut tx, one.settlement_id(), batch_id, index).await.unwrap());
-    }
+    assert!(receipts::to_batch(&mut tx, &seeds.each_ref().map(Seed::settlement_id), batch_id).await.unwrap());
     let new = NewTx {
         chain_id: 8453,
         kind: "settle_batch",
@@ -284,7 +282,8 @@ async fn a_batch_that_an_older_copy_of_the_database_did_not_send_is_ours_by_its_
     let (_dir, store) = store().await.unwrap();
     let (batch_id, [a, b, c]) = frozen(&store).await;
     let mut tx = store.write().await.unwrap();
-    let root = super::content::root_of(&mut tx, batch_id, &[a.order_id(), c.order_id()]).await.unwrap().unwrap();
+    let rows = super::content::rows_of(&mut tx, batch_id).await.unwrap();
+    let root = super::content::root(&rows, &[a.order_id(), c.order_id()]).unwrap();
     tx.commit().await.unwrap();
     let script = |root: B256| {
         let mut script = Script::default();

@@ -122,7 +122,9 @@ async fn escrow(tx: &mut WriteTx, rules: &Rules, event: &EscrowEvents) -> Result
             // Known from the chain alone and not yet at a node: as if it had never been.
             sqlx::query(
                 "DELETE FROM orders WHERE order_id = $1 AND signature IS NULL AND state = 'open'
-                 AND NOT EXISTS (SELECT 1 FROM completions c WHERE c.order_id = orders.order_id)",
+                 AND NOT EXISTS (SELECT 1 FROM receipts r WHERE r.order_id = orders.order_id)
+                 AND NOT EXISTS (SELECT 1 FROM completions c WHERE c.order_id = orders.order_id
+                 AND c.state IN ('verified', 'orphaned'))",
             )
             .bind(e.orderId.to_vec())
             .execute(&mut **tx)
