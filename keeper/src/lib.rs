@@ -13,6 +13,7 @@ pub mod crypto;
 pub mod ctx;
 pub mod devnet;
 pub mod dispatch;
+pub mod disputes;
 pub mod error;
 pub mod finish;
 pub mod ingest;

@@ -16,7 +16,18 @@ use crate::store::receipts::Settleable;
 /// # Errors
 /// `store_corrupt` when the stored evidence does not add up to the stored receipt hash.
 pub fn receipt(row: &Settleable) -> Result<Receipt> {
-    let receipt = Receipt {
+    let receipt = unchecked(row);
+    let actual = receipt_hash(&receipt);
+    if actual != row.receipt_hash {
+        let what = format!("{}: evidence hashes to {actual}, not {}", row.settlement_id, row.receipt_hash);
+        return Err(Error::Corrupt { table: "receipts", what });
+    }
+    Ok(receipt)
+}
+
+/// The receipt that the stored evidence makes, whatever hash is stored.
+pub(crate) fn unchecked(row: &Settleable) -> Receipt {
+    Receipt {
         rail: RAIL_ORDER,
         paymentId: row.order_id,
         payer: row.order.payer,
@@ -30,13 +41,7 @@ pub fn receipt(row: &Settleable) -> Result<Receipt> {
         outputHash: row.output_hash,
         timestamp: U40::saturating_from(row.timestamp),
         salt: keccak256(&row.meter_signature),
-    };
-    let actual = receipt_hash(&receipt);
-    if actual != row.receipt_hash {
-        let what = format!("{}: evidence hashes to {actual}, not {}", row.settlement_id, row.receipt_hash);
-        return Err(Error::Corrupt { table: "receipts", what });
     }
-    Ok(receipt)
 }
 
 /// `settleBatch` over these rows, all of one token; rows keep their order. `blob_id` names what is published of them.

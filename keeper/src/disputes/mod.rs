@@ -1,0 +1,3 @@
+//! Disputes: what stands behind any batch on the ledger.
+
+pub mod batch;
