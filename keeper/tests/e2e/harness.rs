@@ -121,14 +121,21 @@ impl Keeper {
 
     /// Waits until it serves.
     pub async fn ready(&mut self, net: &Net) {
+        assert!(self.ready_or_ended(net).await, "keeper ended\n{}", net.log_tail());
+    }
+
+    /// Waits until it serves; false when it ended before, as one may that is to be killed.
+    pub async fn ready_or_ended(&mut self, net: &Net) -> bool {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let answer = net.http.get(format!("{}/readyz", net.url())).send().await;
             if answer.is_ok_and(|answer| answer.status().is_success()) {
-                return;
+                return true;
             }
-            let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < deadline, "keeper not ready: {ended:?}\n{}", net.log_tail());
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            assert!(Instant::now() < deadline, "keeper not ready\n{}", net.log_tail());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -26,6 +26,7 @@ async fn every_loop_is_alive_and_metrics_are_the_documented_ones() {
         "ingest",
         "limits",
         "observe",
+        "publish",
         "relay",
         "settle",
         "txs_base",
