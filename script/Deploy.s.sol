@@ -47,7 +47,12 @@ contract Deploy is Script {
             window: 24 hours,
             grace: 1 hours,
             escrow: IInferenceEscrow.Periods({
-                maxLock: 7 days, lockTail: 1 days, minCaptureTime: 10 minutes, maxOrderAge: 300
+                maxLock: 7 days,
+                lockTail: 1 days,
+                minCaptureTime: 10 minutes,
+                maxOrderAge: 300,
+                maxPause: 7 days,
+                pauseGap: 30 days
             })
         });
     }
@@ -61,6 +66,8 @@ contract Deploy is Script {
         _floor("lockTail", periods.escrow.lockTail, 1 hours);
         _floor("minCaptureTime", periods.escrow.minCaptureTime, 10 minutes);
         _ceiling("maxOrderAge", periods.escrow.maxOrderAge, 300);
+        _ceiling("maxPause", periods.escrow.maxPause, 7 days);
+        _floor("pauseGap", periods.escrow.pauseGap, 30 days);
     }
 
     /// @notice Deploys the Base side; `admin` (a timelock) administers the lists, `guardian` can revoke nodes.
@@ -86,7 +93,8 @@ contract Deploy is Script {
         address escrow = deployer.addressAt(1);
         address ledger = deployer.addressAt(2);
         bytes[] memory initcodes = new bytes[](2);
-        initcodes[0] = Artifacts.initcode("InferenceEscrow", abi.encode(ledger, periods.escrow, PERMIT2));
+        initcodes[0] =
+            Artifacts.initcode("InferenceEscrow", abi.encode(ledger, periods.escrow, PERMIT2, deployed.manager));
         initcodes[1] = Artifacts.initcode(
             "SettlementLedger", abi.encode(escrow, deployed.nodes, deployed.keepers, periods.window, deployed.manager)
         );
@@ -99,6 +107,9 @@ contract Deploy is Script {
         bytes4[] memory guarded = new bytes4[](1);
         guarded[0] = INodeRegistry.revoke.selector;
         deployed.manager.setTargetFunctionRole(address(deployed.nodes), guarded, GUARDIAN_ROLE);
+        guarded = new bytes4[](1);
+        guarded[0] = IInferenceEscrow.pause.selector;
+        deployed.manager.setTargetFunctionRole(escrow, guarded, GUARDIAN_ROLE);
         deployed.manager.grantRole(GUARDIAN_ROLE, guardian, 0);
         // The deployer keeps nothing.
         deployed.manager.grantRole(ADMIN_ROLE, admin, 0);

@@ -30,7 +30,12 @@ contract DeployerTest is Test {
         initcodes[0] = abi.encodePacked(type(Knows).creationCode, abi.encode(deployer.addressAt(2)));
         initcodes[1] = Artifacts.initcode(
             "InferenceEscrow",
-            abi.encode(deployer.addressAt(1), IInferenceEscrow.Periods(7 days, 1 days, 600, 300), address(1))
+            abi.encode(
+                deployer.addressAt(1),
+                IInferenceEscrow.Periods(7 days, 1 days, 600, 300, 7 days, 30 days),
+                address(1),
+                address(2)
+            )
         );
         address[] memory created = deployer.deploy(initcodes);
         assertEq(created[0], deployer.addressAt(1));

@@ -153,7 +153,9 @@ contract Eip712VectorsTest is Test {
         address where = _address(string.concat(path, ".verifyingContract"));
         deployCodeTo(
             "bindings/abi/InferenceEscrow.json",
-            abi.encode(address(1), IInferenceEscrow.Periods(7 days, 1 days, 600, 300), address(2)),
+            abi.encode(
+                address(1), IInferenceEscrow.Periods(7 days, 1 days, 600, 300, 7 days, 30 days), address(2), address(3)
+            ),
             where
         );
         return IInferenceEscrow(where);

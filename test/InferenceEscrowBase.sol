@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.36;
 
+import {IAccessManager} from "@openzeppelin/contracts/access/manager/IAccessManager.sol";
 import {Test} from "forge-std/Test.sol";
 import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
 import {Order, Lock} from "../contracts/libraries/Orders.sol";
@@ -14,6 +15,9 @@ abstract contract InferenceEscrowBase is Test {
     uint40 internal constant LOCK_TAIL = 1 days;
     uint40 internal constant MIN_CAPTURE_TIME = 10 minutes;
     uint40 internal constant MAX_ORDER_AGE = 5 minutes;
+    uint40 internal constant MAX_PAUSE = 7 days;
+    uint40 internal constant PAUSE_GAP = 30 days;
+    uint64 internal constant GUARDIAN_ROLE = 1;
     bytes32 internal constant KEEPER = keccak256("keeper");
     bytes32 internal constant OTHER_KEEPER = keccak256("other keeper");
     bytes32 internal constant REQUEST = keccak256("request");
@@ -25,24 +29,32 @@ abstract contract InferenceEscrowBase is Test {
     address internal payer;
     uint256 internal payerKey;
 
+    address internal guardian = makeAddr("guardian");
+    IAccessManager internal manager;
     IInferenceEscrow internal escrow;
     TestToken internal token;
 
     function setUp() public virtual {
         vm.warp(NOW);
         (payer, payerKey) = makeAddrAndKey("payer");
+        manager = IAccessManager(Artifacts.deploy("AccessManager", abi.encode(address(this))));
+        manager.grantRole(GUARDIAN_ROLE, guardian, 0);
         escrow = _deploy(ledger, permit2);
         token = new TestToken();
     }
 
     function _periods() internal pure returns (IInferenceEscrow.Periods memory) {
-        return IInferenceEscrow.Periods(MAX_LOCK, LOCK_TAIL, MIN_CAPTURE_TIME, MAX_ORDER_AGE);
+        return IInferenceEscrow.Periods(MAX_LOCK, LOCK_TAIL, MIN_CAPTURE_TIME, MAX_ORDER_AGE, MAX_PAUSE, PAUSE_GAP);
     }
 
     /// @dev From the artifact: `new` would have the compiler optimize the escrow again inside every test contract.
     function _deploy(address ledger_, address permit2_) internal returns (IInferenceEscrow) {
-        bytes memory arguments = abi.encode(ledger_, _periods(), permit2_);
-        return IInferenceEscrow(Artifacts.deploy("InferenceEscrow", arguments));
+        bytes memory arguments = abi.encode(ledger_, _periods(), permit2_, manager);
+        IInferenceEscrow deployed = IInferenceEscrow(Artifacts.deploy("InferenceEscrow", arguments));
+        bytes4[] memory guarded = new bytes4[](1);
+        guarded[0] = IInferenceEscrow.pause.selector;
+        manager.setTargetFunctionRole(address(deployed), guarded, GUARDIAN_ROLE);
+        return deployed;
     }
 
     // ── Steps ────────────────────────────────────────────────────────────────────────────────────────────────────────

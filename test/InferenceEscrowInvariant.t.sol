@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.36;
 
+import {IAccessManager} from "@openzeppelin/contracts/access/manager/IAccessManager.sol";
 import {Test, Vm} from "forge-std/Test.sol";
 import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
 import {Lock, Order} from "../contracts/libraries/Orders.sol";
@@ -18,6 +19,7 @@ contract EscrowHandler is Test {
     TestToken public immutable TOKEN;
     EscrowReplay public immutable REPLAY;
     address public immutable LEDGER;
+    address public constant GUARDIAN = address(0x6a4d1a);
 
     address[] public accounts;
     uint256[] internal _keys;
@@ -159,6 +161,12 @@ contract EscrowHandler is Test {
         ESCROW.credit(address(TOKEN), accounts[who % accounts.length], amount, bytes32(uint256(1)));
     }
 
+    /// @dev The guardian at its worst: whenever it may, for as long as it may.
+    function pause(uint40 time) external replayed {
+        vm.prank(GUARDIAN);
+        ESCROW.pause(uint40(block.timestamp) + uint40(bound(time, 1, 7 days)));
+    }
+
     /// @dev Several blocks share a second, and hours pass between others.
     function wait_(uint256 seconds_) external {
         vm.warp(block.timestamp + bound(seconds_, 0, 1 days));
@@ -258,10 +266,19 @@ contract InferenceEscrowInvariantTest is Test {
     function setUp() public {
         vm.warp(1_800_000_000);
         token = new TestToken();
-        bytes memory arguments =
-            abi.encode(ledger, IInferenceEscrow.Periods(7 days, 1 days, 10 minutes, 5 minutes), address(1));
+        IAccessManager manager = IAccessManager(Artifacts.deploy("AccessManager", abi.encode(address(this))));
+        bytes memory arguments = abi.encode(
+            ledger,
+            IInferenceEscrow.Periods(7 days, 1 days, 10 minutes, 5 minutes, 7 days, 30 days),
+            address(1),
+            manager
+        );
         escrow = IInferenceEscrow(Artifacts.deploy("InferenceEscrow", arguments));
         handler = new EscrowHandler(escrow, token, ledger);
+        bytes4[] memory guarded = new bytes4[](1);
+        guarded[0] = IInferenceEscrow.pause.selector;
+        manager.setTargetFunctionRole(address(escrow), guarded, 1);
+        manager.grantRole(1, handler.GUARDIAN(), 0);
         replay = handler.REPLAY();
         for (uint256 i; i < 3; ++i) {
             handler.deposit(i, 1e12);
@@ -301,6 +318,7 @@ contract InferenceEscrowInvariantTest is Test {
     function _checkReplay() private view {
         address t = address(token);
         assertEq(replay.seq(), escrow.seq());
+        assertEq(replay.pausedUntil(), escrow.pausedUntil());
         assertEq(replay.captured(t), escrow.captured(t));
         for (uint256 i; i < handler.accountsLength(); ++i) {
             address owner = handler.accounts(i);

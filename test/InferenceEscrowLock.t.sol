@@ -122,12 +122,20 @@ contract InferenceEscrowLockTest is InferenceEscrowBase {
 
     function test_constructor_checksRelations() public {
         IInferenceEscrow.Periods memory periods = _periods();
-        bytes memory code = Artifacts.initcode("InferenceEscrow", abi.encode(address(0), periods, permit2));
+        bytes memory code = Artifacts.initcode("InferenceEscrow", abi.encode(address(0), periods, permit2, manager));
         vm.expectRevert(IInferenceEscrow.ZeroAddress.selector);
         this.create(code);
         periods.lockTail = periods.maxLock;
-        code = Artifacts.initcode("InferenceEscrow", abi.encode(ledger, periods, permit2));
+        code = Artifacts.initcode("InferenceEscrow", abi.encode(ledger, periods, permit2, manager));
         vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.BadPeriods.selector, periods.maxLock, periods.maxLock));
+        this.create(code);
+        periods.lockTail = periods.maxLock - 1;
+        periods.maxPause = periods.pauseGap;
+        code = Artifacts.initcode("InferenceEscrow", abi.encode(ledger, periods, permit2, manager));
+        vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.BadPeriods.selector, PAUSE_GAP, PAUSE_GAP));
+        this.create(code);
+        code = Artifacts.initcode("InferenceEscrow", abi.encode(ledger, _periods(), permit2, address(0)));
+        vm.expectRevert(IInferenceEscrow.ZeroAddress.selector);
         this.create(code);
     }
 

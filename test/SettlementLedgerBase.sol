@@ -66,8 +66,9 @@ abstract contract SettlementLedgerBase is Test {
         nodes = INodeRegistry(Artifacts.deploy("NodeRegistry", abi.encode(address(manager), GRACE)));
         keepers = IKeeperRegistry(Artifacts.deploy("KeeperRegistry"));
         address expected = vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + 1);
-        IInferenceEscrow.Periods memory periods = IInferenceEscrow.Periods(7 days, 1 days, 10 minutes, 5 minutes);
-        escrow = IInferenceEscrow(Artifacts.deploy("InferenceEscrow", abi.encode(expected, periods, PERMIT2)));
+        IInferenceEscrow.Periods memory periods =
+            IInferenceEscrow.Periods(7 days, 1 days, 10 minutes, 5 minutes, 7 days, 30 days);
+        escrow = IInferenceEscrow(Artifacts.deploy("InferenceEscrow", abi.encode(expected, periods, PERMIT2, manager)));
         ledger = ISettlementLedger(
             Artifacts.deploy(
                 "SettlementLedger", abi.encode(address(escrow), address(nodes), address(keepers), WINDOW, manager)

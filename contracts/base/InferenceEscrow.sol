@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.36;
 
+import {IAuthority} from "@openzeppelin/contracts/access/manager/IAuthority.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
@@ -50,6 +51,8 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
     /// @inheritdoc IInferenceEscrow
     address public immutable neutralCaller;
     /// @inheritdoc IInferenceEscrow
+    address public immutable authority;
+    /// @inheritdoc IInferenceEscrow
     uint40 public immutable MAX_LOCK;
     /// @inheritdoc IInferenceEscrow
     uint40 public immutable LOCK_TAIL;
@@ -57,9 +60,15 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
     uint40 public immutable MIN_CAPTURE_TIME;
     /// @inheritdoc IInferenceEscrow
     uint40 public immutable MAX_ORDER_AGE;
-
     /// @inheritdoc IInferenceEscrow
-    uint64 public seq;
+    uint40 public immutable MAX_PAUSE;
+    /// @inheritdoc IInferenceEscrow
+    uint40 public immutable PAUSE_GAP;
+
+    /// @dev Number of the last event, and below it the end of the last pause: every event writes this slot, so looking at the pause
+    ///      costs next to nothing.
+    uint256 private _counter;
+    uint256 private constant _TIME_BITS = 40;
     /// @inheritdoc IInferenceEscrow
     mapping(address token => uint128) public captured;
 
@@ -73,16 +82,22 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
         _;
     }
 
-    constructor(address ledger_, Periods memory periods, address permit2_) EIP712("Quittance", "1") {
-        require(ledger_ != address(0), ZeroAddress());
+    constructor(address ledger_, Periods memory periods, address permit2_, address authority_)
+        EIP712("Quittance", "1")
+    {
+        require(ledger_ != address(0) && authority_ != address(0), ZeroAddress());
         require(periods.lockTail < periods.maxLock, BadPeriods(periods.lockTail, periods.maxLock));
+        require(periods.maxPause < periods.pauseGap, BadPeriods(periods.maxPause, periods.pauseGap));
         ledger = ledger_;
         permit2 = permit2_;
+        authority = authority_;
         neutralCaller = address(new NeutralCaller());
         MAX_LOCK = periods.maxLock;
         LOCK_TAIL = periods.lockTail;
         MIN_CAPTURE_TIME = periods.minCaptureTime;
         MAX_ORDER_AGE = periods.maxOrderAge;
+        MAX_PAUSE = periods.maxPause;
+        PAUSE_GAP = periods.pauseGap;
     }
 
     // ── Deposits ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -222,6 +237,7 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
 
     /// @inheritdoc IInferenceEscrow
     function lock(Lock calldata lock_, bytes calldata signature) external nonReentrant {
+        _requireRunning();
         require(lock_.keeperId != 0, LockNeedsKeeper());
         uint256 latest = block.timestamp + MAX_LOCK;
         // forge-lint: disable-next-line(unsafe-typecast)
@@ -246,6 +262,7 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
 
     /// @inheritdoc IInferenceEscrow
     function openOrder(Order calldata order, bytes calldata requestBody) external nonReentrant returns (bytes32 id) {
+        _requireRunning();
         require(msg.sender == order.payer, NotPayer(msg.sender, order.payer));
         if (requestBody.length != 0) {
             require(requestBody.length <= MAX_BODY, BodyTooLong(requestBody.length, MAX_BODY));
@@ -313,7 +330,34 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
         _credit(token, account_, amount, ref);
     }
 
+    // ── Guardian ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// @inheritdoc IInferenceEscrow
+    function pause(uint40 until) external {
+        require(IAuthority(authority).canCall(msg.sender, address(this), msg.sig), NotGuardian(msg.sender));
+        uint256 last = pausedUntil();
+        bool running = block.timestamp < last;
+        require(running || block.timestamp >= last + PAUSE_GAP, PauseTooSoon(block.timestamp, last + PAUSE_GAP));
+        // A pause that runs can end earlier, never later.
+        uint256 latest = running ? last : block.timestamp + MAX_PAUSE;
+        require(block.timestamp <= until && until <= latest, BadPause(until, block.timestamp, latest));
+        _counter = (_counter >> _TIME_BITS << _TIME_BITS) | until;
+        emit Paused(_nextSeq(), until);
+    }
+
     // ── Views ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// @inheritdoc IInferenceEscrow
+    function seq() external view returns (uint64) {
+        return uint64(_counter >> _TIME_BITS);
+    }
+
+    /// @inheritdoc IInferenceEscrow
+    function pausedUntil() public view returns (uint40) {
+        // The lowest bits are it.
+        // forge-lint: disable-next-line(unsafe-typecast)
+        return uint40(_counter);
+    }
 
     /// @inheritdoc IInferenceEscrow
     function account(address owner, address token) external view returns (Account memory) {
@@ -505,6 +549,7 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
     }
 
     function _beforeDeposit(address token, address beneficiary, uint256 amount) private view returns (uint256) {
+        _requireRunning();
         require(beneficiary != address(0), ZeroAddress());
         require(amount != 0, ZeroAmount());
         require(token.code.length != 0, TransferMismatch(0, amount));
@@ -565,7 +610,13 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
     }
 
     function _nextSeq() private returns (uint64) {
-        return ++seq;
+        uint256 counter = _counter + (1 << _TIME_BITS);
+        _counter = counter;
+        return uint64(counter >> _TIME_BITS);
+    }
+
+    function _requireRunning() private view {
+        require(block.timestamp >= pausedUntil(), IntakePaused(block.timestamp, pausedUntil()));
     }
 
     function _onlyLedger() private view {

@@ -4,7 +4,9 @@ pragma solidity ^0.8.30;
 import {Order, Lock} from "../libraries/Orders.sol";
 
 /// @notice Prepayments on Base: one balance per payer and token pays any node and any model.
-/// @dev Amounts are in the token's smallest unit. No role can stop a withdrawal of what is free, a reclaim or an unlock.
+/// @dev Amounts are in the token's smallest unit. No role can stop a withdrawal of what is free, a reclaim or an unlock. A guardian
+///      can stop new money and new commitments for a bounded time (`pause`): deposits, locks and `openOrder`, nothing else. `hold`
+///      goes on: an answer that a node gave to a wallet with code can be paid in no other way.
 interface IInferenceEscrow {
     /// @notice Times that are fixed at deployment, in seconds; see the views of the same names.
     struct Periods {
@@ -12,6 +14,8 @@ interface IInferenceEscrow {
         uint40 lockTail;
         uint40 minCaptureTime;
         uint40 maxOrderAge;
+        uint40 maxPause;
+        uint40 pauseGap;
     }
 
     /// @notice One payer's balance in one token; what is locked for keepers stands in `LockState`.
@@ -145,6 +149,9 @@ interface IInferenceEscrow {
     event LockNoncesCancelled(uint64 seq, address indexed payer, uint248 word, uint256 mask);
     /// @param ref Batch id (as bytes32) or settlement id that earned it.
     event Credited(uint64 seq, address indexed account, address indexed token, bytes32 indexed ref, uint128 amount);
+    /// @notice The guardian stopped deposits, locks and `openOrder`, or let them go on earlier than it said before.
+    /// @param until They work from this block timestamp on, whatever anybody does.
+    event Paused(uint64 seq, uint40 until);
 
     error ZeroAmount();
     error ZeroAddress();
@@ -175,8 +182,16 @@ interface IInferenceEscrow {
     error BodyNeedsPublicOrder(bytes32 actualCommit, bytes32 expectedCommit);
     error OnlyLedger(address actual, address expected);
     error CapturedExceeded(uint128 actual, uint128 available);
-    /// @notice The tail of a lock must be shorter than the longest lock.
-    error BadPeriods(uint40 lockTail, uint40 maxLock);
+    /// @notice The tail of a lock must be shorter than the longest lock, the longest pause shorter than the gap between two.
+    error BadPeriods(uint40 shorter, uint40 longer);
+    /// @notice Deposits, locks and `openOrder` are paused.
+    error IntakePaused(uint256 nowAt, uint256 until);
+    /// @notice The last pause ended too short a time ago.
+    error PauseTooSoon(uint256 nowAt, uint256 earliest);
+    /// @notice A pause must not end before now, nor after `latest`.
+    error BadPause(uint40 actual, uint256 nowAt, uint256 latest);
+    /// @notice The authority does not let this account pause.
+    error NotGuardian(address actual);
 
     // ── Deposits: credit exactly what arrived, or revert ─────────────────────────────────────────────────────────────
 
@@ -289,6 +304,14 @@ interface IInferenceEscrow {
     /// @param ref Batch id, for the `Credited` event.
     function credit(address token, address account, uint128 amount, bytes32 ref) external;
 
+    // ── Guardian ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// @notice Stops deposits, locks and `openOrder` until a time; while that runs, brings its end forward. Guardian only; nothing else
+    ///         can be stopped, ever, and a pause that runs cannot be prolonged.
+    /// @param until At most `MAX_PAUSE` seconds from now, or the end of the running pause; not within `PAUSE_GAP` seconds after the
+    ///              end of the last one.
+    function pause(uint40 until) external;
+
     // ── Views ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// @notice Free and held balance; all zero for an unknown account.
@@ -321,6 +344,12 @@ interface IInferenceEscrow {
     /// @notice Permit2, as used by `depositWithPermit2`.
     function permit2() external view returns (address);
 
+    /// @notice AccessManager that says who may `pause`; it decides nothing else here and cannot be replaced.
+    function authority() external view returns (address);
+
+    /// @notice End of the last pause, block timestamp; 0 if there was none. Paused while it lies ahead.
+    function pausedUntil() external view returns (uint40);
+
     /// @notice Contract without privileges that prepares ERC-6492 accounts.
     function neutralCaller() external view returns (address);
 
@@ -335,6 +364,12 @@ interface IInferenceEscrow {
 
     /// @notice How far in the past `validAfter` may lie when an order is opened or held, seconds.
     function MAX_ORDER_AGE() external view returns (uint40);
+
+    /// @notice Longest pause, seconds.
+    function MAX_PAUSE() external view returns (uint40);
+
+    /// @notice Least time from the end of a pause to the next one, seconds.
+    function PAUSE_GAP() external view returns (uint40);
 
     /// @notice Longest request body, bytes.
     function MAX_BODY() external view returns (uint256);

@@ -8,6 +8,7 @@ import {Order} from "../../contracts/libraries/Orders.sol";
 /// @notice Rebuilds the escrow's whole state from its events, as an indexer would, and never looks at the escrow.
 contract EscrowReplay {
     uint64 public seq;
+    uint40 public pausedUntil;
     mapping(address token => uint256) public captured;
     mapping(address owner => mapping(address token => IInferenceEscrow.Account)) internal _accounts;
     mapping(address payer => mapping(address token => mapping(bytes32 keeperId => IInferenceEscrow.LockState))) internal
@@ -31,6 +32,10 @@ contract EscrowReplay {
         if (topic == IInferenceEscrow.LockNoncesCancelled.selector) {
             (, uint248 word_, uint256 mask_) = abi.decode(log.data, (uint64, uint248, uint256));
             _lockNonces[_address(log, 1)][word_] |= mask_;
+            return;
+        }
+        if (topic == IInferenceEscrow.Paused.selector) {
+            (, pausedUntil) = abi.decode(log.data, (uint64, uint40));
             return;
         }
         if (topic == IInferenceEscrow.OrderReclaimed.selector) {

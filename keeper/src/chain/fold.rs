@@ -56,7 +56,7 @@ impl Balances {
             EscrowEvents::NoncesCancelled(e) => {
                 self.words.entry(((e.payer, e.token, e.keeperId), U256::from(e.word))).or_default();
             }
-            EscrowEvents::LockNoncesCancelled(_) | EscrowEvents::EIP712DomainChanged(_) => {}
+            EscrowEvents::LockNoncesCancelled(_) | EscrowEvents::Paused(_) | EscrowEvents::EIP712DomainChanged(_) => {}
             EscrowEvents::Credited(e) => self.touch_account(e.account, e.token),
         }
     }
@@ -119,7 +119,9 @@ impl Balances {
                 }
                 Ok(())
             }
-            EscrowEvents::LockNoncesCancelled(_) | EscrowEvents::EIP712DomainChanged(_) => Ok(()),
+            EscrowEvents::LockNoncesCancelled(_) | EscrowEvents::Paused(_) | EscrowEvents::EIP712DomainChanged(_) => {
+                Ok(())
+            }
             EscrowEvents::Credited(e) => self.account(e.account, e.token, |a| add(&mut a.free, e.amount)),
         }
     }

@@ -68,6 +68,9 @@ fn hint(name: &str) -> Option<&'static str> {
         "OldOrder" => "validAfter lies too far in the past: sign a fresh order",
         "NotPayer" => "only the payer can do this without a signature",
         "BadSignature" => "the signature is not the payer's for exactly this order on this chain",
+        "IntakePaused" => {
+            "the guardian has paused deposits, locks and openOrder until the time named; withdraw, unlock, reclaim and signed orders work"
+        }
         "TransferMismatch" => "the token did not move what it was told to: it takes a fee, or the allowance is short",
         "WindowOpen" => "the window of this batch is still open: finalize after it",
         "BatchNotOpen" => "this batch is final already, or unknown",

@@ -228,7 +228,7 @@ async fn deploy_base(chain: &Anvil, keys: &Keys, periods: Periods, nodes: &[Node
         let (escrow, ledger) = (deployer.create(1), deployer.create(2));
         admin.send("Deployer", TxKind::Call(CREATE2_PROXY), [B256::ZERO.as_slice(), &code].concat().into()).await?;
         let initcodes = vec![
-            escrow_code(ledger, periods)?,
+            escrow_code(ledger, periods, manager)?,
             ledger_code(escrow, node_registry, keeper_registry, periods.window, manager),
         ];
         admin.call(deployer, &Deployer::deployCall { initcodes }).await?;
@@ -247,6 +247,12 @@ async fn deploy_base(chain: &Anvil, keys: &Keys, periods: Periods, nodes: &[Node
         roleId: 1,
     };
     admin.call(manager, &revoke).await?;
+    let pause = AccessManager::setTargetFunctionRoleCall {
+        target: escrow,
+        selectors: vec![InferenceEscrow::pauseCall::SELECTOR.into()],
+        roleId: 1,
+    };
+    admin.call(manager, &pause).await?;
     for (index, node) in nodes.iter().enumerate() {
         register_node(&mut admin, chain.chain_id, node_registry, keys, index, node).await?;
     }
@@ -274,7 +280,7 @@ async fn deploy_base(chain: &Anvil, keys: &Keys, periods: Periods, nodes: &[Node
     })
 }
 
-fn escrow_code(ledger: Address, periods: Periods) -> Result<Bytes> {
+fn escrow_code(ledger: Address, periods: Periods, manager: Address) -> Result<Bytes> {
     let seconds =
         |value: u64| u40(value).ok_or_else(|| Error::Config(format!("{value} seconds do not fit the contract")));
     let call = InferenceEscrow::constructorCall {
@@ -284,8 +290,11 @@ fn escrow_code(ledger: Address, periods: Periods) -> Result<Bytes> {
             lockTail: seconds(periods.lock_tail)?,
             minCaptureTime: seconds(periods.min_capture_time)?,
             maxOrderAge: seconds(periods.max_order_age)?,
+            maxPause: seconds(periods.max_pause)?,
+            pauseGap: seconds(periods.pause_gap)?,
         },
         permit2_: PERMIT2,
+        authority_: manager,
     };
     Ok([InferenceEscrow::BYTECODE.as_ref(), &alloy::sol_types::SolConstructor::abi_encode(&call)].concat().into())
 }

@@ -109,6 +109,7 @@ pub(super) async fn orders(
         | EscrowEvents::Locked(_)
         | EscrowEvents::Unlocked(_)
         | EscrowEvents::LockNoncesCancelled(_)
+        | EscrowEvents::Paused(_)
         | EscrowEvents::Credited(_)
         | EscrowEvents::EIP712DomainChanged(_) => {}
     }

@@ -158,6 +158,7 @@ async fn escrow(tx: &mut WriteTx, rules: &Rules, event: &EscrowEvents) -> Result
         | EscrowEvents::Unlocked(_)
         | EscrowEvents::NoncesCancelled(_)
         | EscrowEvents::LockNoncesCancelled(_)
+        | EscrowEvents::Paused(_)
         | EscrowEvents::Credited(_)
         | EscrowEvents::EIP712DomainChanged(_) => {}
     }
