@@ -17,9 +17,10 @@ use crate::store::Store;
 use crate::supervise::Group;
 use crate::{admission, api, dispatch, finish, ingest, metrics, observe, preflight, publish, relay, settle, tx};
 
-/// Time that shutdown takes at most: first what takes new work, then what commits and sends.
-const FRONT_TIME: Duration = Duration::from_secs(12);
-const SHUTDOWN_TIME: Duration = Duration::from_secs(25);
+/// Time that a stop takes at most after what was at nodes has come back: the API and what makes new work, then what commits
+/// and sends.
+const MIDDLE_TIME: Duration = Duration::from_secs(7);
+const BACK_TIME: Duration = Duration::from_secs(8);
 
 /// Runs the keeper until SIGTERM or SIGINT.
 ///
@@ -42,9 +43,15 @@ pub async fn run(config: Config) -> Result<()> {
     result
 }
 
-/// Logs to standard error: `RUST_LOG` says how much, `json` in which form.
-pub fn log(json: bool) {
+/// Logs to standard error: `RUST_LOG` says how much, `json` in which form. With `trail`, one line for each step of each order,
+/// from its taking to OpenGradient, with the ids that join them.
+pub fn log(json: bool, trail: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let trail = if trail { "trail=info" } else { "trail=off" };
+    let filter = match trail.parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     let colours = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     // A second subscriber in one process is a test's own business.
@@ -64,7 +71,8 @@ fn listen(address: &str) -> Result<TcpListener> {
     Ok(listener)
 }
 
-/// Starts all loops, waits for a signal or a fault, and stops them in two phases.
+/// Starts all loops, waits for a signal or a fault, and stops them: first what takes payments, then what serves and makes
+/// new work, then what commits and sends.
 async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
     let mut signals = Signals::install()?;
     let address = listener.local_addr()?;
@@ -76,32 +84,48 @@ async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
         start(&mut back, ctx, side.watch_loop(), move |ctx, stop| watch::run(ctx, side, stop));
         start(&mut back, ctx, side.txs_loop(), move |ctx, stop| tx::run(ctx, side, stop));
     }
-    let mut front = Group::new("front", ctx.stopping.clone());
+    let mut middle = Group::new("middle", ctx.closing.clone());
     let shared = ctx.clone();
-    front.spawn("api", move |stop| {
+    middle.spawn("api", move |stop| {
         let (listener, ctx) = (listener.try_clone(), shared.clone());
         async move { api::serve(tokio::net::TcpListener::from_std(listener?)?, ctx, stop).await }
     });
+    start(&mut middle, ctx, "settle", settle::run);
+    start(&mut middle, ctx, "relay", relay::run);
+    start(&mut middle, ctx, "finish", finish::run);
+    start(&mut middle, ctx, "publish", publish::run);
+    let mut front = Group::new("front", ctx.stopping.clone());
     start(&mut front, ctx, "dispatch", dispatch::run);
-    start(&mut front, ctx, "settle", settle::run);
-    start(&mut front, ctx, "relay", relay::run);
-    start(&mut front, ctx, "finish", finish::run);
-    start(&mut front, ctx, "publish", publish::run);
     // The one line on standard output: scripts wait for it.
     println!("listening on http://{address}");
     let fault = tokio::select! {
         signal = signals.next() => {
-            tracing::info!(signal, "shutting down");
+            tracing::info!(signal, "stopping: no new payments; a second signal ends it at once");
             None
         }
         fault = front.fault() => Some(fault),
+        fault = middle.fault() => Some(fault),
         fault = back.fault() => Some(fault),
     };
-    let start = Instant::now();
-    let first = front.shut_down(start + FRONT_TIME).await;
-    let second = back.shut_down(start + SHUTDOWN_TIME).await;
-    tracing::info!(ms = start.elapsed().as_millis(), "stopped");
-    fault.or(first).or(second).map_or(Ok(()), Err)
+    let began = Instant::now();
+    let drain = Duration::from_millis(ctx.config.keeper.drain_ms) + Duration::from_secs(1);
+    let stopped = async {
+        // New payments are refused from here on. Answers that nodes owe come in, and completions are taken.
+        let first = front.shut_down(Instant::now() + drain).await;
+        tracing::info!("what was at nodes has come back: closing the API");
+        let second = middle.shut_down(Instant::now() + MIDDLE_TIME).await;
+        // Commits what is queued, writes the limits, gives the roles back.
+        first.or(second).or(back.shut_down(Instant::now() + BACK_TIME).await)
+    };
+    let late = tokio::select! {
+        late = stopped => late,
+        signal = signals.next() => {
+            tracing::warn!(signal, "a second signal: ending at once, nothing acknowledged is lost");
+            std::process::exit(1);
+        }
+    };
+    tracing::info!(ms = began.elapsed().as_millis(), "stopped");
+    fault.or(late).map_or(Ok(()), Err)
 }
 
 /// Starts a loop over the shared state that is watched for signs of life.

@@ -53,6 +53,9 @@ pub struct Keeper {
     pub auto_reclaim: bool,
     /// Signs receipts (EIP-712) as this keeper; any hot key of the registry.
     pub receipt_key: KeySource,
+    /// Milliseconds that a stop waits for answers of nodes; the rest of it takes 15 seconds at most.
+    #[serde(default = "ten_seconds")]
+    pub drain_ms: u64,
 }
 
 /// Base: payments.
@@ -294,6 +297,9 @@ const fn yes() -> bool {
 }
 const fn one_second() -> u64 {
     1_000
+}
+const fn ten_seconds() -> u64 {
+    10_000
 }
 const fn one() -> u32 {
     1

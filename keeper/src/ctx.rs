@@ -71,8 +71,10 @@ pub struct Ctx {
     pub desk: Desk,
     /// What `/metrics` shows; `None` in tests.
     pub metrics: Option<PrometheusHandle>,
-    /// Cancelled when the keeper stops taking new work: `/readyz` answers 503 from then on.
+    /// Cancelled when the keeper stops taking new payments: `/readyz` answers 503 from then on.
     pub stopping: CancellationToken,
+    /// Cancelled when the API ends, after what was at nodes has come back: nobody waits for an answer from then on.
+    pub closing: CancellationToken,
 }
 
 /// Keys that sign what this keeper says, not what it sends.
@@ -125,6 +127,7 @@ impl Ctx {
             signals: Signals::default(),
             metrics: None,
             stopping: CancellationToken::new(),
+            closing: CancellationToken::new(),
         })
     }
 }

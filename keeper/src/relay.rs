@@ -101,6 +101,9 @@ async fn submit(ctx: &Ctx, due: &[Due], now_ms: i64) -> Result<()> {
         }
     }
     tx.commit().await?;
+    for one in due {
+        tracing::info!(target: "trail", step = "recording", settlement = %one.settlement_id, tx_id);
+    }
     tracing::info!(tx_id, inferences = due.len(), "recording queued");
     ctx.signals.og_txs.notify_one();
     Ok(())

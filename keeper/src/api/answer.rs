@@ -127,7 +127,7 @@ pub async fn answered(ctx: &Ctx, order: &OrderRow) -> ApiResult<Option<Answered>
     Ok(Some(Answered { order_id: order.order_id, state, completion: row.into(), receipt }))
 }
 
-/// Waits until an order is answered, closed, or `limit` is over.
+/// Waits until an order is answered, closed, `limit` is over, or the keeper stops.
 ///
 /// # Errors
 /// As `standing`.
@@ -140,9 +140,13 @@ pub async fn wait(ctx: &Ctx, order_id: B256, limit: Duration) -> ApiResult<Stand
         hint.as_mut().enable();
         let standing = standing(ctx, order_id).await?;
         let left = until.saturating_duration_since(Instant::now());
-        if matches!(standing, Standing::Answered(_)) || left.is_zero() {
+        if matches!(standing, Standing::Answered(_)) || left.is_zero() || ctx.closing.is_cancelled() {
             return Ok(standing);
         }
-        drop(tokio::time::timeout(left.min(POLL), hint).await);
+        tokio::select! {
+            () = hint => {}
+            () = tokio::time::sleep(left.min(POLL)) => {}
+            () = ctx.closing.cancelled() => {}
+        }
     }
 }

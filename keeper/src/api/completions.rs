@@ -400,6 +400,7 @@ fn completion(
 }
 
 fn stored(done: Done, id: B256, order_id: Option<B256>) -> ApiResult<Accepted> {
+    tracing::info!(target: "trail", step = "handed_in", settlement = %id, order = order_id.map(tracing::field::display), ?done);
     match done {
         Done::Matched(Matched::New | Matched::Known) => Ok(Accepted { settlement_id: id, state: "matched", order_id }),
         Done::Matched(Matched::Answered { .. } | Matched::Closed { .. }) => {

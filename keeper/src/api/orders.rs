@@ -160,6 +160,7 @@ async fn take(ctx: &Ctx, submission: Submission) -> ApiResult<Taken> {
         // A payer's clock may be a little ahead of the nodes'.
         order.validAfter.to::<i64>().saturating_mul(1_000)
     };
+    let payer = order.payer;
     let job = Job::Order(Box::new(NewOrder {
         order_id: id,
         order,
@@ -170,6 +171,7 @@ async fn take(ctx: &Ctx, submission: Submission) -> ApiResult<Taken> {
         dispatch_from_ms,
     }));
     let done = ctx.ingest.submit(job).await?;
+    tracing::info!(target: "trail", step = "taken", order = %id, %payer);
     Ok(Taken { order_id: id, kept: submission.stream && done == Done::Admitted })
 }
 

@@ -81,6 +81,7 @@ fn config(network: &Network) -> Config {
             database: String::new(),
             auto_reclaim: true,
             receipt_key: key("NONE"),
+            drain_ms: 1_000,
         },
         base: config::Base {
             chain_id: network.base.chain_id,

@@ -90,6 +90,9 @@ struct RunArgs {
     /// How to log to standard error; RUST_LOG says how much
     #[arg(long, value_enum, default_value_t = LogForm::Text)]
     log: LogForm,
+    /// Log one line for each step of each order, with the ids that join them
+    #[arg(long)]
+    trail: bool,
 }
 
 /// How the log is written.
@@ -164,7 +167,7 @@ impl Command {
 }
 
 async fn run_keeper(args: RunArgs) -> Result<Report> {
-    crate::app::log(args.log == LogForm::Json);
+    crate::app::log(args.log == LogForm::Json, args.trail);
     let config = args.at.load()?;
     crate::app::run(config).await?;
     Ok(Report { json: json!({}), text: String::new(), ok: true })

@@ -47,6 +47,7 @@ pub fn config(deployment: &Deployment, dir: &Path, listen: &str) -> Config {
             // Strangers reclaim in the demo.
             auto_reclaim: false,
             receipt_key: env(RECEIPT_KEY),
+            drain_ms: 10_000,
         },
         publish: Some(Publish::Directory { path: dir.join("rows") }),
         base: Base {

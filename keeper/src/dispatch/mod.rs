@@ -74,9 +74,12 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
             () = tokio::time::sleep(Duration::from_millis(TICK_MS)) => {}
         }
     }
-    // What is at a node is worth waiting for a little; what is lost is taken up at the next start.
-    let rest = async { while tasks.join_next().await.is_some() {} };
-    drop(tokio::time::timeout(Duration::from_secs(5), rest).await);
+    // What is at a node is worth waiting for a little, streams included; what is lost is taken up at the next start.
+    let drained = ctx.desk.permits.acquire_many(ctx.config.dispatch.concurrency);
+    let limit = Duration::from_millis(ctx.config.keeper.drain_ms);
+    if tokio::time::timeout(limit, drained).await.is_err() {
+        tracing::warn!(orders = tasks.len(), "nodes did not answer in time: taken up again at the next start");
+    }
     Ok(())
 }
 
@@ -235,6 +238,7 @@ async fn ask_node(
     ticket: &mut Ticket,
     sink: Option<&mpsc::Sender<Part>>,
 ) -> Result<Matched> {
+    tracing::info!(target: "trail", step = "dispatched", order = %order.order_id, node = %node.id);
     let answer = call::ask(&ctx.desk.http, url, prepared, sink).await?;
     ticket.answered(answer.evidence.timestamp.min(ctx.clock.now().saturating_add(1)));
     let Answer { response, output, evidence, usage, meter } = answer;
@@ -258,7 +262,10 @@ async fn ask_node(
     let matching = Some((order.order_id, metered));
     let job = Job::Completion(Box::new(NewCompletion { completion, matching, order: None }));
     match ctx.ingest.submit_waiting(job).await {
-        Ok(Done::Matched(matched)) => Ok(matched),
+        Ok(Done::Matched(matched)) => {
+            tracing::info!(target: "trail", step = "answered", order = %order.order_id, settlement = %verified, ?matched);
+            Ok(matched)
+        }
         Ok(other) => Err(Error::Corrupt { table: "orders", what: format!("{} vanished: {other:?}", order.order_id) }),
         // Not the node's fault: the next round asks again.
         Err(refusal) => Err(Error::Io(std::io::Error::other(refusal.to_string()))),

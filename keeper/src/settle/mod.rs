@@ -116,6 +116,7 @@ async fn settle_verified(ctx: &Ctx, head: Head) -> Result<()> {
         let tx_id = txs::enqueue(&mut tx, &new, now_ms).await?;
         if receipts::set_verified_tx(&mut tx, row.settlement_id, tx_id).await? {
             tx.commit().await?;
+            tracing::info!(target: "trail", step = "queued_alone", order = %row.order_id, settlement = %row.settlement_id, tx_id);
             tracing::info!(settlement_id = %row.settlement_id, tx_id, "verified settlement queued");
             ctx.signals.base_txs.notify_one();
         }
@@ -192,6 +193,9 @@ async fn freeze(ctx: &Ctx, tx: &mut WriteTx, rows: &[Settleable], from: Option<i
     };
     let tx_id = txs::enqueue(tx, &new, now_ms).await?;
     batches::set_tx(tx, batch_id, tx_id).await?;
+    for row in rows {
+        tracing::info!(target: "trail", step = "batched", order = %row.order_id, settlement = %row.settlement_id, batch_id, tx_id);
+    }
     if let Some(content) = published {
         publications::enqueue(tx, batch_id, publish::rows::hash(&content), &content).await?;
     }

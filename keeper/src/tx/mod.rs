@@ -271,6 +271,7 @@ impl Manager {
         let mut tx = self.ctx.store.write().await?;
         txs::mark_sent(&mut tx, tx_id, attempt.tx_hash, said, self.ctx.clock.now_ms()).await?;
         tx.commit().await?;
+        tracing::info!(target: "trail", step = "sent", tx_id, tx = %attempt.tx_hash, chain = self.side.as_str(), said);
         if said.is_none() {
             tracing::info!(tx_id, hash = %attempt.tx_hash, max_fee = attempt.fee.max_fee, "sent");
         }

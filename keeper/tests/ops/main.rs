@@ -6,3 +6,5 @@ mod cli;
 mod health;
 mod limits;
 mod net;
+mod stop;
+mod trail;

@@ -65,7 +65,8 @@ impl Net {
     }
 
     pub async fn get(&self, path: &str) -> (u16, Value) {
-        let answer = self.http.get(self.url(path)).send().await.unwrap();
+        let answer = self.http.get(self.url(path)).send().await;
+        let answer = answer.unwrap_or_else(|error| panic!("{error:?}\n{}", tail(&self.log())));
         let status = answer.status().as_u16();
         let text = answer.text().await.unwrap();
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
@@ -83,12 +84,14 @@ impl Net {
         (status, after, answer.json().await.unwrap())
     }
 
-    /// Hands an order in and does not wait for the answer. A lock that the keeper has not seen yet is waited for.
+    /// Hands an order in and does not wait for the answer. A lock or node that the keeper has not seen yet is waited for.
     pub async fn submit(&self, body: &Value) -> (u16, Option<u64>, Value) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let answer = self.post("/orders", body, &[("prefer", "respond-async")]).await;
-            if answer.0 != 402 || Instant::now() > deadline {
+            // What is on the chain may not have been seen yet.
+            let unseen = ["insufficient_balance", "unknown_node"].iter().any(|code| answer.2["code"] == *code);
+            if !unseen || Instant::now() > deadline {
                 return answer;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;

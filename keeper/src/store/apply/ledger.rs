@@ -174,6 +174,7 @@ async fn batch_settled(
             tracing::error!(batch_id, order = %order_id, "captured in our batch, but no receipt of it here");
             continue;
         };
+        tracing::info!(target: "trail", step = "settled", order = %order_id, batch_id, tx = %log.tx_hash, block = log.block_number);
         settled.push(receipts::Captured { order_id: *order_id, leaf_row: row, fee: fee_of(receipt.amount, bps) });
     }
     receipts::settled_in(tx, batch_id, &settled).await
@@ -186,6 +187,7 @@ async fn verified(tx: &mut WriteTx, log: &ChainLog, e: &Verified) -> Result<()> 
         .fetch_optional(&mut **tx)
         .await?;
     let Some(receipt) = receipt else { return Ok(()) };
+    tracing::info!(target: "trail", step = "settled", settlement = %e.settlementId, tx = %log.tx_hash, block = log.block_number);
     if b256("receipts", &receipt.try_get::<Vec<u8>, _>("receipt_hash")?)? == e.receiptHash {
         sqlx::query(
             "UPDATE receipts SET state = 'settled', path = 'verified', fee = $1, skip_reason = NULL, base_tx_hash = $2,

@@ -86,6 +86,8 @@ pub async fn apply(tx: &mut WriteTx, rules: &Rules, logs: &[ChainLog]) -> Result
 async fn inbox(tx: &mut WriteTx, log: &ChainLog, event: &InboxEvents) -> Result<()> {
     match event {
         InboxEvents::InferenceRecorded(e) => {
+            let block = log.block_number;
+            tracing::info!(target: "trail", step = "recorded", settlement = %e.settlementId, tx = %log.tx_hash, block);
             sqlx::query(
                 "UPDATE completions SET record_state = 'recorded', og_tx_hash = $1, og_block = $2 WHERE settlement_id = $3",
             )
