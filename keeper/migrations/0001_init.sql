@@ -186,6 +186,8 @@ CREATE TABLE txs (
     intent_key       TEXT    NOT NULL UNIQUE,
     target           {BYTES} NOT NULL,
     calldata         {BYTES} NOT NULL,
+    -- Wei that go with it, decimal text.
+    value            TEXT    NOT NULL,
     -- queued, signed, sent, included, done, failed, quarantined, obsolete
     state            TEXT    NOT NULL,
     signer           {BYTES},

@@ -283,7 +283,14 @@ impl Rpc {
     /// # Errors
     /// `Failure`; class `Reverted` with the revert data.
     pub async fn call(&self, from: Address, to: Address, data: &Bytes, block: BlockId) -> Result<Bytes, Failure> {
-        let request = TransactionRequest::default().with_from(from).with_to(to).with_input(data.clone());
+        self.dry_run(TransactionRequest::default().with_from(from).with_to(to).with_input(data.clone()), block).await
+    }
+
+    /// Result of a transaction that is not sent.
+    ///
+    /// # Errors
+    /// `Failure`; class `Reverted` with the revert data.
+    pub async fn dry_run(&self, request: TransactionRequest, block: BlockId) -> Result<Bytes, Failure> {
         self.ask("eth_call", |p| {
             let request = request.clone();
             async move { p.call(request).block(block).await }
@@ -295,8 +302,7 @@ impl Rpc {
     ///
     /// # Errors
     /// `Failure`; class `Reverted` with the revert data.
-    pub async fn estimate_gas(&self, from: Address, to: Address, data: &Bytes) -> Result<u64, Failure> {
-        let request = TransactionRequest::default().with_from(from).with_to(to).with_input(data.clone());
+    pub async fn estimate_gas(&self, request: TransactionRequest) -> Result<u64, Failure> {
         self.ask("eth_estimateGas", |p| {
             let request = request.clone();
             async move { p.estimate_gas(request).await }

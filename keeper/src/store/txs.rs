@@ -27,15 +27,24 @@ pub struct NewTx {
 /// # Errors
 /// `store_failed`.
 pub async fn enqueue(tx: &mut WriteTx, new: &NewTx, now_ms: i64) -> Result<i64> {
+    enqueue_with(tx, new, 0, now_ms).await
+}
+
+/// Queues a transaction that takes `value` wei along.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn enqueue_with(tx: &mut WriteTx, new: &NewTx, value: u128, now_ms: i64) -> Result<i64> {
     let inserted = sqlx::query(
-        "INSERT INTO txs (chain_id, kind, intent_key, target, calldata, state, created_ms, updated_ms)
-         VALUES ($1, $2, $3, $4, $5, 'queued', $6, $6) ON CONFLICT (intent_key) DO NOTHING RETURNING tx_id",
+        "INSERT INTO txs (chain_id, kind, intent_key, target, calldata, value, state, created_ms, updated_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $7) ON CONFLICT (intent_key) DO NOTHING RETURNING tx_id",
     )
     .bind(chain_column(new.chain_id)?)
     .bind(new.kind)
     .bind(new.intent_key.as_str())
     .bind(new.target.to_vec())
     .bind(new.calldata.to_vec())
+    .bind(value.to_string())
     .bind(now_ms)
     .fetch_optional(&mut **tx)
     .await?;
@@ -55,6 +64,8 @@ pub struct TxRow {
     pub kind: String,
     pub intent_key: String,
     pub target: Address,
+    /// Wei.
+    pub value: u128,
     pub calldata: Bytes,
     pub state: TxState,
     pub signer: Option<Address>,
@@ -342,6 +353,7 @@ fn read(row: &AnyRow) -> Result<TxRow> {
         kind: row.try_get("kind")?,
         intent_key: row.try_get("intent_key")?,
         target: address(T, &row.try_get::<Vec<u8>, _>("target")?)?,
+        value: units(T, &row.try_get::<String, _>("value")?)?,
         calldata: row.try_get::<Vec<u8>, _>("calldata")?.into(),
         state: TxState::parse(&row.try_get::<String, _>("state")?)?,
         signer: row.try_get::<Option<Vec<u8>>, _>("signer")?.map(|bytes| address(T, &bytes)).transpose()?,

@@ -175,6 +175,7 @@ impl Manager {
             nonce,
             gas_limit: row.gas_limit.unwrap_or(super::MAX_GAS),
             target: row.target,
+            value: row.value,
             calldata: row.calldata.clone(),
         };
         let attempt = sign(&self.key, &payload, fee, now_ms)?;

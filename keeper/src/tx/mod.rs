@@ -13,7 +13,9 @@ use std::collections::HashMap;
 
 use alloy::eips::BlockNumberOrTag;
 use alloy::eips::eip1898::BlockId;
+use alloy::network::TransactionBuilder;
 use alloy::primitives::{Address, U256};
+use alloy::rpc::types::TransactionRequest;
 use alloy::signers::local::PrivateKeySigner;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span};
@@ -171,8 +173,9 @@ impl Manager {
                 }
             };
             // Twice: the second half pays for replacements and for what a rollup charges beyond gas.
-            let cost = U256::from(gas_limit) * U256::from(fee.max_fee);
-            if balance < cost * U256::from(2) {
+            let gas = U256::from(gas_limit) * U256::from(fee.max_fee);
+            let cost = gas + U256::from(row.value);
+            if balance < cost + gas {
                 self.pause(balance, cost);
                 break;
             }
@@ -182,6 +185,7 @@ impl Manager {
                 nonce: txs::next_nonce(self.ctx.store.read(), view.chain_id, self.me(), latest).await?,
                 gas_limit,
                 target: row.target,
+                value: row.value,
                 calldata: row.calldata.clone(),
             };
             let attempt = sign(&self.key, &payload, fee, self.ctx.clock.now_ms())?;
@@ -203,8 +207,10 @@ impl Manager {
     async fn simulate(&mut self, row: &TxRow) -> Result<Option<u64>, Failure> {
         let run = async {
             let (rpc, me) = (self.view().rpc, self.me());
-            rpc.call(me, row.target, &row.calldata, BlockId::pending()).await?;
-            rpc.estimate_gas(me, row.target, &row.calldata).await
+            let request = TransactionRequest::default().with_from(me).with_to(row.target);
+            let request = request.with_value(U256::from(row.value)).with_input(row.calldata.clone());
+            rpc.dry_run(request.clone(), BlockId::pending()).await?;
+            rpc.estimate_gas(request).await
         };
         let simulated = run.await;
         let reason = match simulated {
@@ -283,7 +289,8 @@ impl Manager {
         let Some(fee) = market.offer(self.limits()) else { return Ok(()) };
         let chain_id = self.view().chain_id;
         let now_ms = self.ctx.clock.now_ms();
-        let payload = Payload { chain_id, nonce, gas_limit: 30_000, target: self.me(), calldata: Default::default() };
+        let payload =
+            Payload { chain_id, nonce, gas_limit: 30_000, target: self.me(), value: 0, calldata: Default::default() };
         let attempt = sign(&self.key, &payload, fee, now_ms)?;
         let new = NewTx {
             chain_id,

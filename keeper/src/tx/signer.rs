@@ -17,6 +17,8 @@ pub struct Payload {
     pub nonce: u64,
     pub gas_limit: u64,
     pub target: Address,
+    /// Wei.
+    pub value: u128,
     pub calldata: Bytes,
 }
 
@@ -32,7 +34,7 @@ pub fn sign(signer: &PrivateKeySigner, payload: &Payload, fee: Fee, now_ms: i64)
         max_fee_per_gas: fee.max_fee,
         max_priority_fee_per_gas: fee.tip,
         to: TxKind::Call(payload.target),
-        value: U256::ZERO,
+        value: U256::from(payload.value),
         access_list: Default::default(),
         input: payload.calldata.clone(),
     };

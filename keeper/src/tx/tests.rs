@@ -205,6 +205,7 @@ async fn restart_sends_what_was_stored_and_not_sent() {
         nonce: 1,
         gas_limit: 50_000,
         target: TARGET,
+        value: 0,
         calldata: Bytes::from_static(&[1, 2, 3]),
     };
     let fee = bed.attempts(id).await[0].fee;
@@ -275,6 +276,7 @@ async fn foreign_transaction_at_our_nonce_queues_the_intent_again() {
         nonce: 0,
         gas_limit: 30_000,
         target: bed.key.address(),
+        value: 0,
         calldata: Bytes::new(),
     };
     let foreign = sign(&bed.key.signer, &foreign, mine_first.fee, 0).unwrap();
@@ -301,6 +303,7 @@ async fn missing_nonce_is_filled() {
         nonce: 1,
         gas_limit: 50_000,
         target: TARGET,
+        value: 0,
         calldata: Bytes::new(),
     };
     let fee = Fee { max_fee: 4_000_000_000, tip: 1_000_000 };
@@ -386,6 +389,7 @@ async fn two_keepers_with_one_key_never_sign_the_same_nonce() {
         nonce: 2,
         gas_limit: 50_000,
         target: TARGET,
+        value: 0,
         calldata: Bytes::new(),
     };
     let fee = bed.attempts(first).await[0].fee;
