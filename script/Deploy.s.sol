@@ -3,12 +3,14 @@ pragma solidity 0.8.36;
 
 import {IAccessManager} from "@openzeppelin/contracts/access/manager/IAccessManager.sol";
 import {Script} from "forge-std/Script.sol";
+import {IFeeSplitter} from "../contracts/interfaces/IFeeSplitter.sol";
 import {IDeployer} from "../contracts/interfaces/IDeployer.sol";
 import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
 import {IKeeperRegistry} from "../contracts/interfaces/IKeeperRegistry.sol";
 import {INodeRegistry} from "../contracts/interfaces/INodeRegistry.sol";
 import {ISettlementInbox} from "../contracts/interfaces/ISettlementInbox.sol";
 import {ISettlementLedger} from "../contracts/interfaces/ISettlementLedger.sol";
+import {Access} from "./Access.sol";
 import {Artifacts} from "./Artifacts.sol";
 
 /// @notice Deploys the Base side with the production periods.
@@ -23,10 +25,16 @@ contract Deploy is Script {
         address verifier;
         IInferenceEscrow escrow;
         ISettlementLedger ledger;
+        IFeeSplitter splitter;
     }
 
     struct Periods {
         uint40 window;
+        /// Time that a challenge leaves to answer it.
+        uint40 response;
+        /// From scheduling what the admin does to doing it.
+        uint32 adminDelay;
+        uint40 feeEpoch;
         uint40 grace;
         IInferenceEscrow.Periods escrow;
     }
@@ -34,6 +42,8 @@ contract Deploy is Script {
     error PeriodTooShort(string name, uint40 actual, uint40 floor);
     error PeriodTooLong(string name, uint40 actual, uint40 ceiling);
     error ZeroAddress();
+    /// @notice The deployer gives everything up, so it cannot be the admin.
+    error AdminDeploys(address admin);
     error WrongAddress(address actual, address expected);
 
     /// @dev The same on every chain, and where signers of deposits expect it.
@@ -45,6 +55,9 @@ contract Deploy is Script {
     function production() public pure returns (Periods memory) {
         return Periods({
             window: 24 hours,
+            response: 24 hours,
+            adminDelay: 7 days,
+            feeEpoch: 7 days,
             grace: 1 hours,
             escrow: IInferenceEscrow.Periods({
                 maxLock: 7 days,
@@ -60,6 +73,10 @@ contract Deploy is Script {
     /// @notice Reverts unless the periods protect payers and nodes on a real network.
     function check(Periods memory periods) public pure {
         _floor("window", periods.window, 24 hours);
+        _floor("response", periods.response, 24 hours);
+        // Whatever was recorded before the admin showed what it wants is decided before it comes true, with a day to see it.
+        _floor("adminDelay", periods.adminDelay, periods.window + periods.response + 24 hours + 1);
+        _floor("feeEpoch", periods.feeEpoch, 1 days);
         _floor("grace", periods.grace, 10 minutes);
         _ceiling("grace", periods.grace, 1 days);
         _ceiling("maxLock", periods.escrow.maxLock, 7 days);
@@ -70,7 +87,9 @@ contract Deploy is Script {
         _floor("pauseGap", periods.escrow.pauseGap, 30 days);
     }
 
-    /// @notice Deploys the Base side; `admin` (a timelock) administers the lists, `guardian` can revoke nodes.
+    /// @notice Deploys the Base side. What `admin` (a multisig) does waits `adminDelay` in the AccessManager, which is the timelock;
+    ///         `guardian` can revoke nodes and pause deposits, locks and `openOrder`. Fees are 0 and go to a splitter whose
+    ///         only share is the admin's until it names others.
     function base(address admin, address guardian) external returns (Base memory deployed) {
         return base(admin, guardian, production());
     }
@@ -81,6 +100,7 @@ contract Deploy is Script {
         check(periods);
         vm.startBroadcast();
         (, address sender,) = vm.readCallers();
+        require(admin != sender, AdminDeploys(admin));
         deployed.manager = IAccessManager(Artifacts.deploy("AccessManager", abi.encode(sender)));
         deployed.nodes =
             INodeRegistry(Artifacts.deploy("NodeRegistry", abi.encode(address(deployed.manager), periods.grace)));
@@ -104,16 +124,19 @@ contract Deploy is Script {
         deployed.escrow = IInferenceEscrow(escrow);
         deployed.ledger = ISettlementLedger(ledger);
 
-        bytes4[] memory guarded = new bytes4[](1);
-        guarded[0] = INodeRegistry.revoke.selector;
-        deployed.manager.setTargetFunctionRole(address(deployed.nodes), guarded, GUARDIAN_ROLE);
-        guarded = new bytes4[](1);
-        guarded[0] = IInferenceEscrow.pause.selector;
-        deployed.manager.setTargetFunctionRole(escrow, guarded, GUARDIAN_ROLE);
+        IFeeSplitter.Share[] memory shares = new IFeeSplitter.Share[](1);
+        shares[0] = IFeeSplitter.Share(admin, 10_000);
+        deployed.splitter = IFeeSplitter(
+            Artifacts.deploy("FeeSplitter", abi.encode(escrow, deployed.manager, periods.feeEpoch, shares))
+        );
+        deployed.ledger.setFee(0, address(deployed.splitter));
+
+        _guard(deployed.manager, "NodeRegistry", address(deployed.nodes));
+        _guard(deployed.manager, "InferenceEscrow", escrow);
         deployed.manager.grantRole(GUARDIAN_ROLE, guardian, 0);
         // The deployer keeps nothing.
-        deployed.manager.grantRole(ADMIN_ROLE, admin, 0);
-        if (admin != sender) deployed.manager.renounceRole(ADMIN_ROLE, sender);
+        deployed.manager.grantRole(ADMIN_ROLE, admin, periods.adminDelay);
+        deployed.manager.renounceRole(ADMIN_ROLE, sender);
         vm.stopBroadcast();
     }
 
@@ -122,6 +145,11 @@ contract Deploy is Script {
         vm.startBroadcast();
         deployed = ISettlementInbox(Artifacts.deploy("SettlementInbox", abi.encode(teeRegistry)));
         vm.stopBroadcast();
+    }
+
+    /// @dev Gives the guardian what contracts/access.json says; the admin has all other restricted functions by default.
+    function _guard(IAccessManager manager, string memory name, address target) private {
+        manager.setTargetFunctionRole(target, Access.selectorsOf(name, "guardian"), GUARDIAN_ROLE);
     }
 
     function _floor(string memory name, uint40 actual, uint40 floor) private pure {

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.36;
 
+import {IAccessManaged} from "@openzeppelin/contracts/access/manager/IAccessManaged.sol";
+import {IAccessManager} from "@openzeppelin/contracts/access/manager/IAccessManager.sol";
 import {Test} from "forge-std/Test.sol";
+import {INodeRegistry} from "../contracts/interfaces/INodeRegistry.sol";
 import {Deploy} from "../script/Deploy.s.sol";
 
 /// @notice What a real network would get: periods, roles and addresses.
@@ -33,8 +36,13 @@ contract DeployTest is Test {
         assertEq(deployed.nodes.mirrorVerifier(), deployed.verifier);
 
         uint64 admins = _script.ADMIN_ROLE();
-        (bool isAdmin,) = deployed.manager.hasRole(admins, _admin);
+        (bool isAdmin, uint32 delay) = deployed.manager.hasRole(admins, _admin);
         assertTrue(isAdmin);
+        assertEq(delay, 7 days);
+        assertEq(deployed.ledger.feeBps(), 0);
+        assertEq(deployed.ledger.feeRecipient(), address(deployed.splitter));
+        assertEq(deployed.splitter.escrow(), address(deployed.escrow));
+        assertEq(deployed.escrow.authority(), address(deployed.manager));
         (bool senderIsAdmin,) = deployed.manager.hasRole(admins, DEFAULT_SENDER);
         assertFalse(senderIsAdmin);
         (bool isGuardian,) = deployed.manager.hasRole(_script.GUARDIAN_ROLE(), _guardian);
@@ -56,6 +64,73 @@ contract DeployTest is Test {
         periods.escrow.maxLock = 8 days;
         vm.expectRevert(abi.encodeWithSelector(Deploy.PeriodTooLong.selector, "maxLock", 8 days, 7 days));
         _script.base(_admin, _guardian, periods);
+    }
+
+    function test_base_adminDelay_isLongerThanAnyDispute() public {
+        Deploy.Periods memory periods = _script.production();
+        periods.adminDelay = 72 hours;
+        vm.expectRevert(abi.encodeWithSelector(Deploy.PeriodTooShort.selector, "adminDelay", 72 hours, 72 hours + 1));
+        _script.base(_admin, _guardian, periods);
+        periods.response = 48 hours;
+        periods.adminDelay = 96 hours;
+        vm.expectRevert(abi.encodeWithSelector(Deploy.PeriodTooShort.selector, "adminDelay", 96 hours, 96 hours + 1));
+        _script.base(_admin, _guardian, periods);
+    }
+
+    /// @dev The admin waits, at the very function; nobody else gets in.
+    function test_admin_waitsItsDelay() public {
+        Deploy.Base memory deployed = _script.base(_admin, _guardian);
+        address treasury = address(deployed.splitter);
+        bytes memory call_ = abi.encodeCall(deployed.ledger.setFee, (100, treasury));
+        address ledger = address(deployed.ledger);
+        vm.prank(_admin);
+        vm.expectPartialRevert(IAccessManager.AccessManagerNotScheduled.selector);
+        deployed.ledger.setFee(100, treasury);
+        vm.prank(_admin);
+        (bytes32 operation,) = deployed.manager.schedule(ledger, call_, 0);
+        assertEq(deployed.manager.getSchedule(operation), block.timestamp + 7 days);
+        skip(7 days - 1);
+        vm.prank(_admin);
+        vm.expectRevert(abi.encodeWithSelector(IAccessManager.AccessManagerNotReady.selector, operation));
+        deployed.ledger.setFee(100, treasury);
+        skip(1);
+        vm.prank(_admin);
+        deployed.ledger.setFee(100, treasury);
+        assertEq(deployed.ledger.feeBps(), 100);
+    }
+
+    /// @dev Not even with a new role does the admin come sooner: giving it waits as well.
+    function test_admin_cannotGiveItselfARoleAtOnce() public {
+        Deploy.Base memory deployed = _script.base(_admin, _guardian);
+        vm.startPrank(_admin);
+        vm.expectPartialRevert(IAccessManager.AccessManagerNotScheduled.selector);
+        deployed.manager.grantRole(0, makeAddr("friend"), 0);
+        vm.expectPartialRevert(IAccessManager.AccessManagerNotScheduled.selector);
+        deployed.manager.setTargetFunctionRole(address(deployed.ledger), new bytes4[](1), 1);
+        vm.expectPartialRevert(IAccessManager.AccessManagerNotScheduled.selector);
+        deployed.manager.updateAuthority(address(deployed.ledger), _admin);
+        vm.expectPartialRevert(IAccessManager.AccessManagerNotScheduled.selector);
+        deployed.manager.setTargetClosed(address(deployed.nodes), true);
+        vm.stopPrank();
+    }
+
+    function test_guardian_pausesAndRevokes_atOnce_andNothingElse() public {
+        Deploy.Base memory deployed = _script.base(_admin, _guardian);
+        vm.warp(1_800_000_000);
+        vm.startPrank(_guardian);
+        deployed.escrow.pause(uint40(block.timestamp) + 7 days);
+        vm.expectRevert(abi.encodeWithSelector(INodeRegistry.UnknownNode.selector, bytes32(0)));
+        deployed.nodes.revoke(0);
+        vm.expectRevert(abi.encodeWithSelector(IAccessManaged.AccessManagedUnauthorized.selector, _guardian));
+        deployed.ledger.setFee(0, _guardian);
+        vm.expectRevert(abi.encodeWithSelector(IAccessManaged.AccessManagedUnauthorized.selector, _guardian));
+        deployed.nodes.setVerifier(_guardian, true);
+        vm.stopPrank();
+    }
+
+    function test_base_deployerIsNotAdmin() public {
+        vm.expectRevert(abi.encodeWithSelector(Deploy.AdminDeploys.selector, DEFAULT_SENDER));
+        _script.base(DEFAULT_SENDER, _guardian);
     }
 
     function test_base_needsAdminAndGuardian() public {

@@ -27,6 +27,8 @@ contracts! {
     nodes => NodeRegistry, "abi/NodeRegistry.json";
     /// Keepers on Base.
     keepers => KeeperRegistry, "abi/KeeperRegistry.json";
+    /// Fees, divided by shares known before.
+    fee_splitter => FeeSplitter, "abi/FeeSplitter.json";
     /// ERC-7913 verifier of inference signatures.
     rsa_pss_verifier => RsaPssVerifier, "abi/RsaPssVerifier.json";
     /// OpenZeppelin's ERC-7913 verifier of P-256 signatures.

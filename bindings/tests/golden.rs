@@ -164,6 +164,7 @@ fn every_contract_has_creation_code() {
         ("SettlementLedger", &SettlementLedger::BYTECODE),
         ("NodeRegistry", &NodeRegistry::BYTECODE),
         ("KeeperRegistry", &KeeperRegistry::BYTECODE),
+        ("FeeSplitter", &FeeSplitter::BYTECODE),
         ("RsaPssVerifier", &RsaPssVerifier::BYTECODE),
         ("SettlementInbox", &SettlementInbox::BYTECODE),
         ("Deployer", &Deployer::BYTECODE),

@@ -4,15 +4,16 @@ use std::path::Path;
 
 use alloy::primitives::{Address, B256, Bytes, TxKind, U256, address, keccak256};
 use alloy::signers::SignerSync;
-use alloy::sol_types::{SolCall, SolStruct, SolValue};
+use alloy::sol_types::{SolStruct, SolValue};
 use quittance_bindings::{
     AccessManager, Deployer, DevOPG, DevPermit2, DevPrecompile0900, DevTEEInferenceVerifier, DevTEERegistry, DevUSDC,
-    InferenceEscrow, KeeperRegistry, NodeRegistry, RsaPssVerifier, SettlementInbox, SettlementLedger,
-    escrow as escrow_abi, nodes as nodes_abi, typed,
+    FeeSplitter, InferenceEscrow, KeeperRegistry, NodeRegistry, RsaPssVerifier, SettlementInbox, SettlementLedger,
+    escrow as escrow_abi, fee_splitter as fee_splitter_abi, nodes as nodes_abi, typed,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::access::{self, ADMIN, GUARDIAN};
 use super::chains::{Anvil, Chains};
 use super::keys::Key;
 use super::periods::Periods;
@@ -69,6 +70,8 @@ pub struct Deployment {
 pub struct Contracts {
     pub access_manager: Address,
     pub deployer: Address,
+    /// Receives the fees, which are 0 until the admin sets one.
+    pub fee_splitter: Address,
     pub rsa_verifier: Address,
     pub permit2: Address,
     pub tee_verifier: Address,
@@ -97,6 +100,9 @@ pub struct Account {
 /// Keys of the parts that every devnet has.
 #[derive(Clone, Debug)]
 pub struct Keys {
+    /// Creates the contracts and keeps no right to them.
+    pub deployer: Key,
+    /// What it does waits `admin_delay`.
     pub admin: Key,
     pub guardian: Key,
     pub mirrors: Vec<Key>,
@@ -119,6 +125,7 @@ impl Keys {
         // The registry takes signers and their signatures in ascending order.
         mirrors.sort_by_key(Key::address);
         Ok(Self {
+            deployer: Key::of("deployer")?,
             admin: Key::of("admin")?,
             guardian: Key::of("guardian")?,
             mirrors,
@@ -150,7 +157,8 @@ pub async fn deploy(
 ) -> Result<(Deployment, Keys)> {
     let keys = Keys::new()?;
     let operators = (0..nodes.len()).map(operator_of).collect::<Result<Vec<_>>>()?;
-    let mut funded = vec![&keys.admin, &keys.guardian, &keys.keeper_owner, &keys.keeper_base, &keys.keeper_og];
+    let mut funded =
+        vec![&keys.deployer, &keys.admin, &keys.guardian, &keys.keeper_owner, &keys.keeper_base, &keys.keeper_og];
     funded.extend(operators.iter().map(|(operator, _)| operator));
     for key in &funded {
         fund(chains, key.address()).await?;
@@ -211,52 +219,49 @@ struct BaseDeployment {
 }
 
 async fn deploy_base(chain: &Anvil, keys: &Keys, periods: Periods, nodes: &[NodeIdentity]) -> Result<BaseDeployment> {
-    let mut admin = Sender::new(chain.provider().clone(), chain.chain_id, keys.admin.clone()).await?;
+    periods.check()?;
+    let mut sender = Sender::new(chain.provider().clone(), chain.chain_id, keys.deployer.clone()).await?;
     let manager =
-        admin.create("AccessManager", &AccessManager::BYTECODE, &(admin.address(),).abi_encode_params()).await?;
-    let rsa_verifier = admin.create("RsaPssVerifier", &RsaPssVerifier::BYTECODE, &[]).await?;
+        sender.create("AccessManager", &AccessManager::BYTECODE, &(sender.address(),).abi_encode_params()).await?;
+    let rsa_verifier = sender.create("RsaPssVerifier", &RsaPssVerifier::BYTECODE, &[]).await?;
     let arguments = (manager, U256::from(periods.grace)).abi_encode_params();
-    let node_registry = admin.create("NodeRegistry", &NodeRegistry::BYTECODE, &arguments).await?;
-    let keeper_registry = admin.create("KeeperRegistry", &KeeperRegistry::BYTECODE, &[]).await?;
+    let node_registry = sender.create("NodeRegistry", &NodeRegistry::BYTECODE, &arguments).await?;
+    let keeper_registry = sender.create("KeeperRegistry", &KeeperRegistry::BYTECODE, &[]).await?;
     place(chain, USDC, &DevUSDC::DEPLOYED_BYTECODE).await?;
     place(chain, OPG, &DevOPG::DEPLOYED_BYTECODE).await?;
     place(chain, PERMIT2, &DevPermit2::DEPLOYED_BYTECODE).await?;
 
     let (deployer, escrow, ledger) = {
-        let code = [Deployer::BYTECODE.as_ref(), &(admin.address(),).abi_encode_params()].concat();
+        let code = [Deployer::BYTECODE.as_ref(), &(sender.address(),).abi_encode_params()].concat();
         let deployer = CREATE2_PROXY.create2(B256::ZERO, keccak256(&code));
         let (escrow, ledger) = (deployer.create(1), deployer.create(2));
-        admin.send("Deployer", TxKind::Call(CREATE2_PROXY), [B256::ZERO.as_slice(), &code].concat().into()).await?;
+        sender.send("Deployer", TxKind::Call(CREATE2_PROXY), [B256::ZERO.as_slice(), &code].concat().into()).await?;
         let initcodes = vec![
             escrow_code(ledger, periods, manager)?,
             ledger_code(escrow, node_registry, keeper_registry, periods.window, manager),
         ];
-        admin.call(deployer, &Deployer::deployCall { initcodes }).await?;
+        sender.call(deployer, &Deployer::deployCall { initcodes }).await?;
         (deployer, escrow, ledger)
     };
 
-    admin.call(node_registry, &NodeRegistry::setVerifierCall { verifier: rsa_verifier, allowed: true }).await?;
-    admin.call(node_registry, &NodeRegistry::setMirrorVerifierCall { verifier: rsa_verifier }).await?;
+    sender.call(node_registry, &NodeRegistry::setVerifierCall { verifier: rsa_verifier, allowed: true }).await?;
+    sender.call(node_registry, &NodeRegistry::setMirrorVerifierCall { verifier: rsa_verifier }).await?;
     let signers = keys.mirrors.iter().map(Key::address).collect();
-    admin.call(node_registry, &NodeRegistry::setMirrorsCall { signers, threshold: THRESHOLD }).await?;
-    let guardian = AccessManager::grantRoleCall { roleId: 1, account: keys.guardian.address(), executionDelay: 0 };
-    admin.call(manager, &guardian).await?;
-    let revoke = AccessManager::setTargetFunctionRoleCall {
-        target: node_registry,
-        selectors: vec![NodeRegistry::revokeCall::SELECTOR.into()],
-        roleId: 1,
-    };
-    admin.call(manager, &revoke).await?;
-    let pause = AccessManager::setTargetFunctionRoleCall {
-        target: escrow,
-        selectors: vec![InferenceEscrow::pauseCall::SELECTOR.into()],
-        roleId: 1,
-    };
-    admin.call(manager, &pause).await?;
-    for (index, node) in nodes.iter().enumerate() {
-        register_node(&mut admin, chain.chain_id, node_registry, keys, index, node).await?;
+    sender.call(node_registry, &NodeRegistry::setMirrorsCall { signers, threshold: THRESHOLD }).await?;
+    let share = fee_splitter_abi::IFeeSplitter::Share { account: keys.admin.address(), bps: 10_000 };
+    let arguments = (escrow, manager, U256::from(periods.fee_epoch), vec![share]).abi_encode_params();
+    let fee_splitter = sender.create("FeeSplitter", &FeeSplitter::BYTECODE, &arguments).await?;
+    sender.call(ledger, &SettlementLedger::setFeeCall { feeBps_: 0, feeRecipient_: fee_splitter }).await?;
+    for (name, target) in [("NodeRegistry", node_registry), ("InferenceEscrow", escrow)] {
+        let selectors = access::selectors(name, "guardian")?;
+        let call = AccessManager::setTargetFunctionRoleCall { target, selectors, roleId: GUARDIAN };
+        sender.call(manager, &call).await?;
     }
-    let receipts = admin.settle().await?;
+    for (index, node) in nodes.iter().enumerate() {
+        register_node(&mut sender, chain.chain_id, node_registry, keys, index, node).await?;
+    }
+    hand_over(&mut sender, manager, keys, periods).await?;
+    let receipts = sender.settle().await?;
     let start_block = receipts.iter().filter_map(|receipt| receipt.block_number).min().unwrap_or(0);
 
     for (index, node) in nodes.iter().enumerate() {
@@ -272,12 +277,24 @@ async fn deploy_base(chain: &Anvil, keys: &Keys, periods: Periods, nodes: &[Node
         contracts: Contracts {
             access_manager: manager,
             deployer,
+            fee_splitter,
             rsa_verifier,
             permit2: PERMIT2,
             tee_verifier: Address::ZERO,
         },
         keeper_id,
     })
+}
+
+/// Gives guardian and admin their roles; the deployer keeps none.
+async fn hand_over(deployer: &mut Sender, manager: Address, keys: &Keys, periods: Periods) -> Result<()> {
+    let delay = u32::try_from(periods.admin_delay).map_err(|error| Error::Config(error.to_string()))?;
+    for (role, key, delay) in [(GUARDIAN, &keys.guardian, 0), (ADMIN, &keys.admin, delay)] {
+        let call = AccessManager::grantRoleCall { roleId: role, account: key.address(), executionDelay: delay };
+        deployer.call(manager, &call).await?;
+    }
+    let call = AccessManager::renounceRoleCall { roleId: ADMIN, callerConfirmation: deployer.address() };
+    deployer.call(manager, &call).await
 }
 
 fn escrow_code(ledger: Address, periods: Periods, manager: Address) -> Result<Bytes> {
@@ -455,6 +472,16 @@ mod tests {
         };
         assert!(read(base, network.base.keeper_registry, &call).await.unwrap());
         assert_eq!(read(base, USDC, &DevUSDC::decimalsCall {}).await.unwrap(), 6);
+        let manager = deployment.contracts.access_manager;
+        for (role, name, member, delay) in
+            [(ADMIN, "admin", true, 60), (ADMIN, "deployer", false, 0), (GUARDIAN, "guardian", true, 0)]
+        {
+            let call = AccessManager::hasRoleCall { roleId: role, account: Key::of(name).unwrap().address() };
+            let has = read(base, manager, &call).await.unwrap();
+            assert_eq!((has.isMember, has.executionDelay), (member, delay), "{name}");
+        }
+        let recipient = read(base, network.base.ledger, &SettlementLedger::feeRecipientCall {}).await.unwrap();
+        assert_eq!(recipient, deployment.contracts.fee_splitter);
         let text = serde_json::to_string(&deployment).unwrap();
         assert_eq!(serde_json::from_str::<Network>(&text).unwrap().base.escrow, network.base.escrow);
     }

@@ -1,5 +1,6 @@
 //! A local network: two chains, contracts, nodes. Everything in it is real but the money.
 
+pub mod access;
 pub mod chains;
 pub mod demo;
 pub mod deploy;

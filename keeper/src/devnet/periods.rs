@@ -2,12 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
+
 /// Constructor periods, in seconds.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Periods {
     /// From a batch to its finalization.
     pub window: u64,
+    /// From scheduling what the admin does to doing it; longer than a batch can stay open.
+    pub admin_delay: u64,
+    /// Of the fee splitter.
+    pub fee_epoch: u64,
     /// Longest time from now to the end of a lock.
     pub max_lock: u64,
     /// Last part of a lock, in which any verified settlement may draw on it.
@@ -28,6 +34,8 @@ impl Default for Periods {
     fn default() -> Self {
         Self {
             window: 15,
+            admin_delay: 60,
+            fee_epoch: 60,
             max_lock: 7 * 86_400,
             lock_tail: 60,
             min_capture_time: 10,
@@ -36,5 +44,32 @@ impl Default for Periods {
             pause_gap: 90,
             grace: 3_600,
         }
+    }
+}
+
+impl Periods {
+    /// Whatever was recorded before the admin showed what it wants is decided before it comes true.
+    ///
+    /// # Errors
+    /// `config_invalid` with both times.
+    pub fn check(&self) -> Result<()> {
+        if self.admin_delay > self.window {
+            return Ok(());
+        }
+        let (delay, open) = (self.admin_delay, self.window);
+        Err(Error::Config(format!("admin delay {delay} s must be longer than a batch stays open, {open} s")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_admin_is_slower_than_a_batch() {
+        let periods = Periods::default();
+        assert!(periods.check().is_ok());
+        let error = Periods { admin_delay: periods.window, ..periods }.check().unwrap_err();
+        assert!(error.to_string().contains("admin delay 15 s"), "{error}");
     }
 }
