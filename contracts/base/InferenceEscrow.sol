@@ -349,6 +349,8 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
 
     /// @inheritdoc IInferenceEscrow
     function seq() external view returns (uint64) {
+        // Counted in steps of one.
+        // forge-lint: disable-next-line(unsafe-typecast)
         return uint64(_counter >> _TIME_BITS);
     }
 
@@ -610,8 +612,12 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
     }
 
     function _nextSeq() private returns (uint64) {
+        // One, above the time.
+        // forge-lint: disable-next-line(incorrect-shift)
         uint256 counter = _counter + (1 << _TIME_BITS);
         _counter = counter;
+        // Counted in steps of one.
+        // forge-lint: disable-next-line(unsafe-typecast)
         return uint64(counter >> _TIME_BITS);
     }
 
