@@ -14,6 +14,8 @@ mod bulk;
 pub mod captures;
 pub mod closing;
 pub mod completions;
+#[cfg(test)]
+mod copies;
 pub mod events;
 pub mod evidence;
 pub mod intake;
