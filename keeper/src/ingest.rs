@@ -27,7 +27,7 @@ pub const QUEUE: usize = 4_096;
 const IDLE: Duration = Duration::from_secs(5);
 
 /// Jobs in one transaction at most: the more, the more rows share a page that is written.
-const GROUP: usize = 512;
+const GROUP: usize = 1_024;
 
 /// What is to be committed.
 #[derive(Debug)]

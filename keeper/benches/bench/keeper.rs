@@ -3,13 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use alloy::primitives::U256;
+use alloy::primitives::aliases::U40;
 use eyre::{Result, eyre};
 use quittance::config::Config;
 use quittance::crypto::RsaKey;
 use quittance::devnet::chains::Chains;
-use quittance::devnet::deploy::{Deployment, Keys, NodeIdentity, USDC, deploy, operator_of};
+use quittance::devnet::demo::wallets::deposit_for;
+use quittance::devnet::deploy::{Keys, NodeIdentity, USDC, deploy, fund, operator_of};
 use quittance::devnet::keeper::{self, KeeperProcess};
+use quittance::devnet::keys::Key;
 use quittance::devnet::periods::Periods;
+use quittance::devnet::sender::Sender;
+use quittance_bindings::InferenceEscrow;
+use quittance_bindings::typed::Lock;
 
 use crate::fixture::{World, payers};
 
@@ -17,9 +24,6 @@ use crate::fixture::{World, payers};
 pub struct Stage {
     pub dir: PathBuf,
     pub chains: Chains,
-    /// Addresses and registered nodes.
-    #[allow(dead_code)]
-    pub deployment: Deployment,
     pub keys: Keys,
     pub config: Config,
     pub world: World,
@@ -55,12 +59,39 @@ impl Stage {
             payers: payers(payer_count)?,
             now: quittance::clock::Clock::default().now().saturating_sub(5),
         };
-        Ok(Self { dir, chains, deployment, keys: roles, config, world })
+        Ok(Self { dir, chains, keys: roles, config, world })
     }
 
-    /// Starts `quittance run` and waits until it is ready; with the milliseconds that this took.
-    pub async fn keeper(&self) -> Result<(KeeperProcess, f64)> {
+    /// Gives every payer money in the escrow and a lock for the keeper.
+    pub async fn fund(&self) -> Result<()> {
+        const UNITS: u128 = 1_000_000_000_000;
+        let base = &self.chains.base;
+        let escrow = self.world.escrow;
+        for index in 0..self.world.payers.len() {
+            let key = Key::of(format!("payer-{index}"))?;
+            fund(&self.chains, key.address()).await?;
+            let payer = key.address();
+            let mut sender = Sender::new(base.provider().clone(), base.chain_id, key).await?;
+            deposit_for(&mut sender, escrow, USDC, 2 * UNITS, payer).await?;
+            let lock = Lock {
+                payer,
+                token: USDC,
+                keeperId: self.world.keeper_id,
+                amount: UNITS,
+                until: U40::from(self.world.now + 36_000),
+                nonce: U256::ZERO,
+            };
+            let call = InferenceEscrow::lockCall { lock_: lock.into(), signature: Default::default() };
+            sender.call(escrow, &call).await?;
+            sender.settle().await?;
+        }
+        Ok(())
+    }
+
+    /// Starts `quittance run` on a free port and waits until it is ready; with the milliseconds that this took.
+    pub async fn keeper(&mut self) -> Result<(KeeperProcess, f64)> {
         let program = Path::new(env!("CARGO_BIN_EXE_quittance"));
+        self.config.api.listen = keeper::free_address()?;
         let started = Instant::now();
         let mut keeper = KeeperProcess::start(program, &self.dir, &self.config, &self.keys)?;
         let client = reqwest::Client::new();

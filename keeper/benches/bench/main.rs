@@ -2,11 +2,14 @@
 //! that could not be carried out, or whose answers were wrong, ends with an error.
 
 mod crypto;
+mod day;
 mod fixture;
 mod http;
 mod intake;
 mod keeper;
 mod report;
+mod settle;
+mod start;
 mod whole;
 
 use std::path::PathBuf;
@@ -16,12 +19,12 @@ use eyre::Result;
 use report::Report;
 
 /// Every benchmark in the order in which all of them run.
-const NAMES: [&str; 3] = ["crypto", "ingest", "completions"];
+const NAMES: [&str; 6] = ["crypto", "ingest", "completions", "settle", "start", "day"];
 
 #[derive(Parser)]
 #[command(about = "Benchmarks of the keeper; without a name all of them run")]
 struct Arguments {
-    /// crypto, ingest, completions
+    /// crypto, ingest, completions, settle, start, day
     names: Vec<String>,
     /// Also write the figures to this file
     #[arg(long)]
@@ -50,7 +53,10 @@ async fn main() -> Result<()> {
         match name {
             "crypto" => crypto::run(&mut report)?,
             "ingest" => intake::run(&mut report, arguments.scale).await?,
-            _ => whole::run(&mut report, arguments.scale).await?,
+            "completions" => whole::run(&mut report, arguments.scale).await?,
+            "settle" => settle::run(&mut report, arguments.scale).await?,
+            "start" => start::run(&mut report, arguments.scale).await?,
+            _ => day::run(&mut report, arguments.scale).await?,
         }
     }
     report.finish(arguments.json.as_deref())

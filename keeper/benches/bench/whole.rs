@@ -16,7 +16,7 @@ const BATCHED: usize = 16;
 const BATCH: usize = 100;
 
 pub async fn run(report: &mut Report, scale: f64) -> Result<()> {
-    let stage = Stage::new("completions", 4, 16, Periods::default()).await?;
+    let mut stage = Stage::new("completions", 4, 16, Periods::default()).await?;
     let (singles, batched) = (scaled(60_000, scale, 2_000), scaled(120_000, scale, 4_000));
     let mut pairs = stage.world.pairs(0, singles + batched)?;
     let store = Store::open(&stage.config.keeper.database).await?;
@@ -27,7 +27,7 @@ pub async fn run(report: &mut Report, scale: f64) -> Result<()> {
     stage.chains.opengradient.pause().await?;
     let (keeper, _) = stage.keeper().await?;
     let pid = keeper.pid();
-    let address = &stage.config.api.listen;
+    let address = &stage.config.api.listen.clone();
 
     let json = |pairs: &[Pair]| pairs.iter().map(Pair::json).collect::<Vec<_>>();
     let requests: Vec<Vec<u8>> =

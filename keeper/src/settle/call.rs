@@ -77,6 +77,7 @@ pub fn settle_batch(keeper_id: B256, token: Address, receipts: &[Settleable], bl
 /// `store_corrupt` when the stored evidence does not add up, or an order that nobody holds has no ECDSA signature.
 pub fn row_of(row: &Settleable, node: u16) -> Result<OrderRow> {
     let (r, vs) = if row.held { (B256::ZERO, B256::ZERO) } else { compact(row)? };
+    receipt(row)?;
     Ok(OrderRow {
         payer: row.order.payer,
         maxAmount: row.order.maxAmount,
@@ -90,7 +91,7 @@ pub fn row_of(row: &Settleable, node: u16) -> Result<OrderRow> {
         vs,
         amount: row.amount,
         node,
-        receiptHash: receipt_hash(&receipt(row)?),
+        receiptHash: row.receipt_hash,
     })
 }
 

@@ -42,7 +42,9 @@ pub async fn oldest_tx(store: &Store, chain_id: u64) -> Result<Option<i64>> {
 /// `store_failed`.
 pub async fn states(store: &Store, table: Table) -> Result<Vec<(String, i64)>> {
     let sql = match table {
-        Table::Orders => "SELECT state, COUNT(*) AS n FROM orders GROUP BY state ORDER BY state",
+        Table::Orders => {
+            "SELECT CAST(state AS TEXT) AS state, COUNT(*) AS n FROM orders GROUP BY CAST(state AS TEXT) ORDER BY 1"
+        }
         Table::Receipts => "SELECT state, COUNT(*) AS n FROM receipts GROUP BY state ORDER BY state",
         Table::Records => {
             "SELECT record_state AS state, COUNT(*) AS n FROM completions GROUP BY record_state ORDER BY 1"

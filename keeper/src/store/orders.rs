@@ -341,8 +341,11 @@ pub async fn set_state(
 /// # Errors
 /// `store_failed`.
 pub async fn counts<'c>(db: impl Executor<'c, Database = Any>) -> Result<Vec<(String, i64)>> {
-    let rows =
-        sqlx::query("SELECT state, COUNT(*) AS n FROM orders GROUP BY state ORDER BY state").fetch_all(db).await?;
+    let rows = sqlx::query(
+        "SELECT CAST(state AS TEXT) AS state, COUNT(*) AS n FROM orders GROUP BY CAST(state AS TEXT) ORDER BY 1",
+    )
+    .fetch_all(db)
+    .await?;
     rows.iter().map(|row| Ok((row.try_get("state")?, row.try_get("n")?))).collect()
 }
 

@@ -209,14 +209,22 @@ impl Manager {
             let (rpc, me) = (self.view().rpc, self.me());
             let request = TransactionRequest::default().with_from(me).with_to(row.target);
             let request = request.with_value(U256::from(row.value)).with_input(row.calldata.clone());
+            if let Some(bound) = fees::gas_bound(&row.kind, row.calldata.len()) {
+                // An estimate runs the whole batch several times; whether the bound is enough shows in one run.
+                let bounded = request.clone().with_gas_limit(bound);
+                if rpc.dry_run(bounded, BlockId::pending()).await.is_ok() {
+                    return Ok(bound);
+                }
+            }
             rpc.dry_run(request.clone(), BlockId::pending()).await?;
-            rpc.estimate_gas(request).await
+            // What the state costs may have grown when the transaction is mined.
+            rpc.estimate_gas(request).await.map(|gas| if gas > MAX_GAS { gas } else { (gas + gas / 5).min(MAX_GAS) })
         };
         let simulated = run.await;
         let reason = match simulated {
             Ok(gas) if gas <= MAX_GAS => {
                 self.reverts.remove(&row.tx_id);
-                return Ok(Some((gas + gas / 5).min(MAX_GAS)));
+                return Ok(Some(gas));
             }
             Ok(gas) => format!("needs {gas} gas, {MAX_GAS} is the most"),
             Err(Failure { class: Class::Reverted(data), .. }) => revert_reason(&data),
