@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use alloy::primitives::B256;
@@ -71,6 +72,8 @@ pub struct Ctx {
     pub desk: Desk,
     /// What `/metrics` shows; `None` in tests.
     pub metrics: Option<PrometheusHandle>,
+    /// Base was read up to its head since the start: only then is it known what is settled already.
+    pub caught_up: AtomicBool,
     /// Cancelled when the keeper stops taking new payments: `/readyz` answers 503 from then on.
     pub stopping: CancellationToken,
     /// Cancelled when the API ends, after what was at nodes has come back: nobody waits for an answer from then on.
@@ -126,6 +129,7 @@ impl Ctx {
             registry: Registry::default(),
             signals: Signals::default(),
             metrics: None,
+            caught_up: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             closing: CancellationToken::new(),
         })

@@ -27,6 +27,7 @@ pub mod observe;
 pub mod preflight;
 pub mod publish;
 pub mod receipt;
+pub mod reconcile;
 pub mod registry;
 pub mod relay;
 pub mod settle;

@@ -2,6 +2,7 @@
 //! hash, each contract's events are counted, and effects are applied in the transaction that moves the cursor.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use alloy::eips::BlockNumberOrTag;
 use alloy::eips::eip1898::BlockId;
@@ -20,7 +21,8 @@ use crate::ctx::SharedCtx;
 use crate::error::{Error, Result};
 use crate::store::apply::{self, Rules};
 use crate::store::events::{self, Cursor};
-use crate::store::leases::{Lease, installation};
+use crate::store::evidence;
+use crate::store::leases::{Lease, TTL_MS, installation};
 use crate::tx::classify::Class;
 
 alloy::sol! {
@@ -55,7 +57,12 @@ pub async fn run(ctx: SharedCtx, side: Side, stop: CancellationToken) -> Result<
         loop {
             ctx.life.beat(side.watch_loop());
             let more = match watcher.tick(&stop).await {
-                Ok(more) => more,
+                Ok(more) => {
+                    if !more && side == Side::Base && watcher.at_head().await? {
+                        ctx.caught_up.store(true, Ordering::Relaxed);
+                    }
+                    more
+                }
                 Err(error @ (Error::Chain { .. } | Error::Corrupt { .. } | Error::Config(_))) => {
                     tracing::error!(code = error.code(), %error, "cannot follow the chain");
                     return Err(error);
@@ -88,6 +95,8 @@ pub(crate) struct Watcher {
     lease: Lease,
     endpoints: Endpoints,
     range: u64,
+    /// The chain's head at the last look; `None` while another keeper looks.
+    head: Option<u64>,
     /// Looks in a row at which a contract had more events than we were given.
     short: u32,
     /// When the contracts' own counts agreed with ours last, unix milliseconds.
@@ -106,7 +115,7 @@ impl Watcher {
     pub(crate) fn new(ctx: SharedCtx, side: Side) -> Self {
         let name = format!("watch:{}", side.view(&ctx).chain_id);
         let lease = Lease::new(name, installation(&ctx.config.api.listen));
-        Self { lease, endpoints: Endpoints::default(), range: RANGE, short: 0, counted_ms: 0, side, ctx }
+        Self { lease, endpoints: Endpoints::default(), range: RANGE, head: None, short: 0, counted_ms: 0, side, ctx }
     }
 
     fn view(&self) -> View<'_> {
@@ -127,6 +136,20 @@ impl Watcher {
         Error::Rpc { chain_id: self.view().chain_id, message: message.into() }
     }
 
+    /// Whether what is stored reaches the chain's head as we know it; while another keeper reads, whether it does so.
+    async fn at_head(&self) -> Result<bool> {
+        if self.ctx.caught_up.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let chain_id = self.view().chain_id;
+        if let Some(head) = self.head {
+            let cursor = events::cursor(self.ctx.store.read(), chain_id).await?;
+            return Ok(cursor.is_some_and(|cursor| cursor.number >= head));
+        }
+        let read_ms = evidence::last_read_ms(&self.ctx.store, chain_id).await?;
+        Ok(read_ms.is_some_and(|at| self.ctx.clock.now_ms().saturating_sub(at) < TTL_MS))
+    }
+
     /// One look; true when there is more to read at once.
     pub(crate) async fn tick(&mut self, stop: &CancellationToken) -> Result<bool> {
         if self.side == Side::OpenGradient {
@@ -134,10 +157,12 @@ impl Watcher {
         }
         if !self.lease.hold(&self.ctx.store, self.ctx.clock.now_ms()).await? {
             self.ctx.registry.refresh(&self.ctx.store, &self.ctx.config).await?;
+            self.head = None;
             return Ok(false);
         }
         let chain_id = self.view().chain_id;
         let heads = self.heads().await?;
+        self.head = Some(heads.latest.number);
         let cursor = events::cursor(self.ctx.store.read(), chain_id).await?;
         if self.diverged(cursor.as_ref(), &heads).await? {
             return self.reorganise(cursor).await;

@@ -76,6 +76,8 @@ enum Command {
     Status(Json<operate::status::Status>),
     /// Check everything that a keeper needs
     Doctor(Json<operate::doctor::Doctor>),
+    /// Find what one chain has and the other, or the database, has not
+    Reconcile(Json<operate::reconcile::Reconcile>),
     /// One order, settlement, batch or transaction: explain, retry, quarantine
     Admin(Json<Nested<operate::admin::AdminCommand>>),
     /// Copy a SQLite database while the keeper runs
@@ -160,6 +162,7 @@ impl Command {
             Self::Key(args) => (args.inner.command.run().await, args.json),
             Self::Status(args) => (args.inner.run().await, args.json),
             Self::Doctor(args) => (args.inner.run().await, args.json),
+            Self::Reconcile(args) => (args.inner.run().await, args.json),
             Self::Admin(args) => (args.inner.command.run().await, args.json),
             Self::Backup(args) => (args.inner.run().await, args.json),
         }

@@ -5,6 +5,7 @@ pub mod decide;
 pub mod plan;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256, Bytes};
@@ -37,7 +38,10 @@ const TICK_MS: u64 = 200;
 pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
     while !stop.is_cancelled() {
         ctx.life.beat("settle");
-        tick(&ctx).await?;
+        // A database that was restored from a copy does not know yet what the chain has settled meanwhile.
+        if ctx.caught_up.load(Ordering::Relaxed) {
+            tick(&ctx).await?;
+        }
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(Duration::from_millis(TICK_MS)) => {}

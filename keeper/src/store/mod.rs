@@ -26,6 +26,7 @@ pub mod operations;
 pub mod orders;
 pub mod publications;
 pub mod receipts;
+pub mod reconcile;
 pub mod records;
 pub mod txs;
 

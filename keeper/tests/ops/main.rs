@@ -2,9 +2,11 @@
 //! a child process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod backup;
 mod cli;
 mod health;
 mod limits;
 mod net;
+mod reconcile;
 mod stop;
 mod trail;

@@ -180,12 +180,24 @@ impl Keeper {
         Self::start_with(net, config, &[]).await
     }
 
+    /// Starts it with further environment and waits for nothing.
+    pub fn spawn(net: &Net, config: &Config, environment: &[(&str, &str)]) -> Self {
+        let mut command = net.command(config, &["run"]);
+        command.envs(environment.iter().copied());
+        Self::launch(net, command)
+    }
+
+    fn launch(net: &Net, mut command: Command) -> Self {
+        let log = File::options().create(true).append(true).open(net.devnet.dir.join("keeper.log")).unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        Self { child: command.spawn().unwrap() }
+    }
+
     /// The same with further arguments.
     pub async fn start_with(net: &Net, config: &Config, arguments: &[&str]) -> Self {
         let mut command = net.command(config, &["run"]);
-        let log = File::options().create(true).append(true).open(net.devnet.dir.join("keeper.log")).unwrap();
-        command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let mut keeper = Self { child: command.spawn().unwrap() };
+        command.args(arguments);
+        let mut keeper = Self::launch(net, command);
         net.until("the keeper to be ready", async || {
             let ended = keeper.child.try_wait().unwrap();
             assert!(ended.is_none(), "the keeper ended: {ended:?}\n{}", tail(&net.log()));

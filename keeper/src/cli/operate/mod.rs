@@ -1,9 +1,10 @@
-//! For operators: status, doctor, admin, backup; with the configuration file, beside a running keeper or without one.
+//! For operators: status, doctor, reconcile, admin, backup; with the configuration file, beside a running keeper or without one.
 
 pub mod admin;
 pub mod backup;
 pub mod check;
 pub mod doctor;
+pub mod reconcile;
 pub mod status;
 
 use std::path::PathBuf;
