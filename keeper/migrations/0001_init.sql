@@ -36,6 +36,9 @@ CREATE TABLE orders (
     reclaim_tx       BIGINT,
     attempts         BIGINT  NOT NULL,
     next_attempt_ms  BIGINT  NOT NULL,
+    -- Installation that has it at a node, or keeps it for a caller that streams; while that one lives nobody else takes it
+    -- before `next_attempt_ms`.
+    owner            TEXT,
     created_ms       BIGINT  NOT NULL,
     updated_ms       BIGINT  NOT NULL
 );
@@ -317,12 +320,13 @@ CREATE TABLE node_versions (
     PRIMARY KEY (node_id, version)
 );
 
--- Roles of keepers that share a database; the epoch fences every guarded update.
+-- Roles of keepers that share a database (owner '' for a role given back); the epoch fences every guarded update.
 CREATE TABLE leases (
     name             TEXT    PRIMARY KEY,
     owner            TEXT    NOT NULL,
     epoch            BIGINT  NOT NULL,
-    expires_ms       BIGINT  NOT NULL
+    -- Counted up by its holder: others see by it that the holder lives. No clocks are compared.
+    beat             BIGINT  NOT NULL
 );
 
 -- API keys, hashed.

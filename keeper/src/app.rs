@@ -15,7 +15,7 @@ use crate::ctx::{Ctx, Keys, SharedCtx};
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::supervise::Group;
-use crate::{admission, api, dispatch, finish, ingest, metrics, observe, preflight, publish, relay, settle, tx};
+use crate::{admission, api, dispatch, finish, ingest, metrics, observe, preflight, publish, relay, settle, steps, tx};
 
 /// Time that a stop takes at most after what was at nodes has come back: the API and what makes new work, then what commits
 /// and sends.
@@ -80,6 +80,7 @@ async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
     start(&mut back, ctx, "ingest", ingest::run);
     start(&mut back, ctx, "limits", admission::run);
     start(&mut back, ctx, "observe", observe::run);
+    start(&mut back, ctx, "steps", steps::run);
     for side in [Side::Base, Side::OpenGradient] {
         start(&mut back, ctx, side.watch_loop(), move |ctx, stop| watch::run(ctx, side, stop));
         start(&mut back, ctx, side.txs_loop(), move |ctx, stop| tx::run(ctx, side, stop));

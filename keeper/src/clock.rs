@@ -2,19 +2,29 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Wall-clock time, shiftable in tests and by fault scenarios.
-#[derive(Clone, Debug, Default)]
+/// Wall-clock time, shiftable in tests and by fault scenarios, and time that only passes.
+#[derive(Clone, Debug)]
 pub struct Clock {
     shift_ms: Arc<AtomicI64>,
+    /// What tests let pass beyond real time.
+    passed_ms: Arc<AtomicI64>,
+    start: Instant,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { shift_ms: Arc::default(), passed_ms: Arc::default(), start: Instant::now() }
+    }
 }
 
 impl Clock {
     /// Unix milliseconds.
     pub fn now_ms(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX).saturating_add(self.shift_ms.load(Ordering::Relaxed))
+        let shift = self.shift_ms.load(Ordering::Relaxed).saturating_add(stepped::ms());
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX).saturating_add(shift)
     }
 
     /// Unix seconds.
@@ -22,9 +32,55 @@ impl Clock {
         u64::try_from(self.now_ms() / 1000).unwrap_or(0)
     }
 
-    /// Moves this clock and all its clones by `ms` milliseconds from now on.
+    /// Milliseconds since this clock was made: for how long something lasts. No step of the wall clock moves it.
+    pub fn elapsed_ms(&self) -> i64 {
+        let passed = i64::try_from(self.start.elapsed().as_millis()).unwrap_or(i64::MAX);
+        passed.saturating_add(self.passed_ms.load(Ordering::Relaxed))
+    }
+
+    /// Moves the wall clock of this clock and all its clones by `ms` milliseconds from now on.
     pub fn shift(&self, ms: i64) {
         self.shift_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// Lets `ms` milliseconds pass, in every sense.
+    pub fn pass(&self, ms: i64) {
+        self.passed_ms.fetch_add(ms, Ordering::Relaxed);
+        self.shift(ms);
+    }
+}
+
+/// A step of the machine's clock, as fault scenarios make one: milliseconds in the file that `QUITTANCE_CLOCK_STEP` names.
+/// Compiled in only where crash points are.
+mod stepped {
+    #[cfg(any(debug_assertions, feature = "fault"))]
+    pub(super) fn ms() -> i64 {
+        use std::path::PathBuf;
+        use std::sync::OnceLock;
+        static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
+        let file = FILE.get_or_init(|| std::env::var_os("QUITTANCE_CLOCK_STEP").map(PathBuf::from));
+        let text = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+        text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
+    #[cfg(not(any(debug_assertions, feature = "fault")))]
+    pub(super) const fn ms() -> i64 {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_of_the_wall_clock_is_no_time_that_passed() {
+        let clock = Clock::default();
+        clock.shift(-3_600_000);
+        assert!((0..60_000).contains(&clock.elapsed_ms()));
+        clock.pass(7_200_000);
+        assert!(clock.elapsed_ms() >= 7_200_000);
+        assert!(clock.clone().now_ms() - Clock::default().now_ms() > 3_500_000);
     }
 }
 

@@ -1,17 +1,47 @@
 //! Named places where a test may kill the process, to prove that a restart loses nothing and pays nothing twice.
 
-/// Every crash point, in the order in which an inference passes them.
-pub const POINTS: [&str; 5] = [
+/// Every crash point that an inference passes, in that order.
+pub const POINTS: [&str; 13] = [
+    // An order is checked, nothing of it is committed.
+    "before_order_commit",
     // An order is committed, its caller has no answer yet.
     "after_order_commit",
+    // An order is claimed, no node has been asked.
+    "after_claim",
     // A node answered and the answer verified, nothing of it is committed.
     "after_completion_before_commit",
+    // Completion, receipt and the order's state are committed, nobody has been told.
+    "after_completion_commit",
+    // A recording for OpenGradient is queued, nothing is signed.
+    "after_record_queued",
     // A batch and its queued transaction are committed, nothing is signed.
     "after_freeze",
     // Nonce and signed bytes are committed, nothing is broadcast.
     "after_persist_before_send",
     // The transaction is broadcast, the database does not know it.
     "after_send_before_mark",
+    // Effects of events are written, neither they nor the cursor are committed.
+    "before_events_commit",
+    // Effects of events and the cursor are committed, nobody has been told.
+    "after_events_commit",
+    // The block of a transaction is committed.
+    "after_include",
+    // A finalize is queued, nothing is signed.
+    "after_finalize_queued",
+];
+
+/// Crash points that only something unusual leads to.
+pub const RARE: [&str; 5] = [
+    // A verified settlement is queued, nothing is signed.
+    "after_verified_queued",
+    // A delivery is queued, nothing is signed.
+    "after_delivery_queued",
+    // An envelope at a higher fee is committed, not broadcast.
+    "after_replace_before_send",
+    // The effects of blocks that a reorganisation took away are undone and committed.
+    "after_undo",
+    // A reclaim is queued, nothing is signed.
+    "after_reclaim_queued",
 ];
 
 /// Kills the process here when `QUITTANCE_CRASH_AT=<name>[:n]` names this point; `n` is the pass that kills (default 1).
@@ -66,7 +96,7 @@ mod tests {
 
     #[test]
     fn nothing_happens_unless_armed() {
-        for name in POINTS {
+        for name in POINTS.into_iter().chain(RARE) {
             point(name);
         }
     }

@@ -24,6 +24,7 @@ use crate::lookup::Lookup;
 use crate::observe::Warnings;
 use crate::registry::Registry;
 use crate::store::Store;
+use crate::store::leases::installation;
 
 /// Wake-ups between loops: hints only, every loop also ticks on its own.
 #[derive(Debug, Default)]
@@ -46,6 +47,8 @@ pub struct Ctx {
     pub config: Config,
     pub store: Store,
     pub clock: Clock,
+    /// Name of this installation among those that share the database.
+    pub installation: String,
     /// RPC of Base and of OpenGradient. Never on the way from a completion to its acknowledgement.
     pub base: Rpc,
     pub og: Rpc,
@@ -123,6 +126,7 @@ impl Ctx {
             warnings: Warnings::default(),
             lookup: Lookup::default(),
             verifiers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
+            installation: installation(&config.api.listen),
             config,
             store,
             clock: Clock::default(),

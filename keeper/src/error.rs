@@ -181,6 +181,9 @@ pub enum Error {
     /// The database failed; the operation did not happen.
     #[error("store: {0}")]
     Store(#[from] sqlx::Error),
+    /// Another installation took a role over: nothing was written.
+    #[error("{0}: another keeper has this role now")]
+    LeaseLost(String),
     /// A row holds what this version cannot read.
     #[error("store: row of {table} is corrupt: {what}")]
     Corrupt { table: &'static str, what: String },
@@ -205,11 +208,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the database gave up this transaction for another one (deadlock, serialization): tried again it may succeed.
+    pub fn is_conflict(&self) -> bool {
+        let Self::Store(sqlx::Error::Database(error)) = self else { return false };
+        // Postgres: serialization failure, deadlock; SQLite: busy.
+        error.code().is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01" | "5"))
+    }
+
     /// Stable code, for logs and operators.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Refused(refusal) => refusal.code.as_str(),
             Self::Store(_) => "store_failed",
+            Self::LeaseLost(_) => "lease_lost",
             Self::Corrupt { .. } => "store_corrupt",
             Self::Rpc { .. } => "rpc_failed",
             Self::Chain { .. } => "chain_contradiction",

@@ -9,10 +9,12 @@ use alloy::sol_types::{SolCall, SolValue};
 use quittance_bindings::typed::{BatchRecord, deliverCall, finalizeCall, reclaimCall};
 use tokio_util::sync::CancellationToken;
 
+use crate::crash;
 use crate::ctx::{Ctx, SharedCtx};
 use crate::error::{Code, Error, Result};
 use crate::settle::call;
 use crate::store::batches::{self, Head};
+use crate::store::leases::{Lease, unless_lost};
 use crate::store::receipts::{self, Deliverable};
 use crate::store::txs::{self, NewTx};
 use crate::store::{closing, orders};
@@ -49,13 +51,16 @@ pub struct Known {
 /// # Errors
 /// `store_failed`, `store_corrupt`, `rpc_failed`: the tick can be run again.
 pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
+    let mut role = Lease::new("finish", &ctx.installation);
     let mut known = Known::default();
     let mut ticks = 0_u64;
     while !stop.is_cancelled() {
         ctx.life.beat("finish");
-        tick(&ctx, &mut known).await?;
-        if ticks.is_multiple_of(SWEEP_EVERY) {
-            sweep(&ctx).await?;
+        if role.hold(&ctx.store, ctx.clock.elapsed_ms()).await? {
+            unless_lost(tick(&ctx, &role, &mut known).await)?;
+            if ticks.is_multiple_of(SWEEP_EVERY) {
+                unless_lost(sweep(&ctx, &role).await)?;
+            }
         }
         ticks = ticks.wrapping_add(1);
         tokio::select! {
@@ -63,31 +68,31 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
             () = tokio::time::sleep(Duration::from_millis(TICK_MS)) => {}
         }
     }
-    Ok(())
+    role.release(&ctx.store).await
 }
 
 /// One look at everything that can be brought to its end.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`, `rpc_failed`.
-pub async fn tick(ctx: &Ctx, known: &mut Known) -> Result<()> {
+pub async fn tick(ctx: &Ctx, role: &Lease, known: &mut Known) -> Result<()> {
     let Some(head) = batches::head(&ctx.store, ctx.config.base.chain_id).await? else { return Ok(()) };
-    expire(ctx, head).await?;
-    verified_final(ctx, head).await?;
+    expire(ctx, role, head).await?;
+    verified_final(ctx, role, head).await?;
     if ctx.config.keeper.auto_reclaim {
-        reclaim(ctx, head).await?;
+        reclaim(ctx, role, head).await?;
     }
-    finalize(ctx, head, known).await?;
-    deliver(ctx, head, known).await
+    finalize(ctx, role, head, known).await?;
+    deliver(ctx, role, head, known).await
 }
 
 /// Orphans and texts that nobody needs any more.
 ///
 /// # Errors
 /// `store_failed`.
-pub async fn sweep(ctx: &Ctx) -> Result<()> {
+pub async fn sweep(ctx: &Ctx, role: &Lease) -> Result<()> {
     let age_ms = i64::try_from(ctx.config.dispatch.max_age).unwrap_or(i64::MAX).saturating_mul(1_000);
-    let mut tx = ctx.store.write().await?;
+    let mut tx = role.write(&ctx.store).await?;
     let orphans = closing::orphan(&mut tx, ctx.clock.now_ms().saturating_sub(age_ms)).await?;
     let erased = closing::erase(&mut tx).await?;
     tx.commit().await?;
@@ -102,10 +107,10 @@ pub async fn sweep(ctx: &Ctx) -> Result<()> {
 }
 
 /// Orders that nobody answered in time.
-async fn expire(ctx: &Ctx, head: Head) -> Result<()> {
+async fn expire(ctx: &Ctx, role: &Lease, head: Head) -> Result<()> {
     for order_id in closing::expired(&ctx.store, head.timestamp, LIMIT).await? {
         let from = [OrderState::Open, OrderState::Dispatched];
-        let mut tx = ctx.store.write().await?;
+        let mut tx = role.write(&ctx.store).await?;
         let code = Code::OrderExpired.as_str();
         let moved = orders::set_state(&mut tx, order_id, &from, OrderState::Expired, Some(code)).await?;
         tx.commit().await?;
@@ -119,9 +124,10 @@ async fn expire(ctx: &Ctx, head: Head) -> Result<()> {
 }
 
 /// Verified settlements in finalised blocks.
-async fn verified_final(ctx: &Ctx, head: Head) -> Result<()> {
-    for order_id in closing::verified_final(&ctx.store, head.finalized, LIMIT).await? {
-        let mut tx = ctx.store.write().await?;
+async fn verified_final(ctx: &Ctx, role: &Lease, head: Head) -> Result<()> {
+    let chain_id = txs::chain_column(ctx.config.base.chain_id)?;
+    for order_id in closing::verified_final(&ctx.store, chain_id, head.finalized, LIMIT).await? {
+        let mut tx = role.write(&ctx.store).await?;
         orders::set_state(&mut tx, order_id, &[OrderState::Settled], OrderState::Final, None).await?;
         tx.commit().await?;
         tracing::info!(%order_id, "order final");
@@ -130,7 +136,7 @@ async fn verified_final(ctx: &Ctx, head: Head) -> Result<()> {
 }
 
 /// Expired holds of orders that we know go back to their payers.
-async fn reclaim(ctx: &Ctx, head: Head) -> Result<()> {
+async fn reclaim(ctx: &Ctx, role: &Lease, head: Head) -> Result<()> {
     let now_ms = ctx.clock.now_ms();
     let retry_before = now_ms.saturating_sub(RETRY_MS);
     for (row, before) in closing::reclaimable(&ctx.store, head.timestamp, retry_before, LIMIT).await? {
@@ -141,10 +147,11 @@ async fn reclaim(ctx: &Ctx, head: Head) -> Result<()> {
             target: ctx.config.base.escrow,
             calldata: reclaimCall { order: row.order }.abi_encode().into(),
         };
-        let mut tx = ctx.store.write().await?;
+        let mut tx = role.write(&ctx.store).await?;
         let tx_id = txs::enqueue(&mut tx, &new, now_ms).await?;
         closing::set_reclaim_tx(&mut tx, row.order_id, tx_id).await?;
         tx.commit().await?;
+        crash::point("after_reclaim_queued");
         tracing::info!(order_id = %row.order_id, tx_id, "reclaim queued");
         ctx.signals.base_txs.notify_one();
     }
@@ -152,7 +159,7 @@ async fn reclaim(ctx: &Ctx, head: Head) -> Result<()> {
 }
 
 /// Batches whose window is over pay their nodes.
-async fn finalize(ctx: &Ctx, head: Head, known: &mut Known) -> Result<()> {
+async fn finalize(ctx: &Ctx, role: &Lease, head: Head, known: &mut Known) -> Result<()> {
     let window = match known.window {
         Some(window) => window,
         None => *known.window.insert(window(ctx).await?),
@@ -172,10 +179,11 @@ async fn finalize(ctx: &Ctx, head: Head, known: &mut Known) -> Result<()> {
             target: ctx.config.base.ledger,
             calldata: finalizeCall { record }.abi_encode().into(),
         };
-        let mut tx = ctx.store.write().await?;
+        let mut tx = role.write(&ctx.store).await?;
         let tx_id = txs::enqueue(&mut tx, &new, now_ms).await?;
         if batches::set_finalize_tx(&mut tx, batch.batch_id, tx_id).await? {
             tx.commit().await?;
+            crash::point("after_finalize_queued");
             tracing::info!(batch_id = batch.batch_id, chain_batch, tx_id, "finalize queued");
             ctx.signals.base_txs.notify_one();
         }
@@ -184,14 +192,14 @@ async fn finalize(ctx: &Ctx, head: Head, known: &mut Known) -> Result<()> {
 }
 
 /// Answers of safe verified settlements go to the contracts that paid for them.
-async fn deliver(ctx: &Ctx, head: Head, known: &mut Known) -> Result<()> {
+async fn deliver(ctx: &Ctx, role: &Lease, head: Head, known: &mut Known) -> Result<()> {
     let now_ms = ctx.clock.now_ms();
     for one in receipts::deliverable(&ctx.store, head.safe, now_ms, LIMIT).await? {
         let wanted = is_contract(ctx, known, one.receipt.order.payer).await?;
         let given_up = one.attempts >= MAX_DELIVERIES || one.output.is_empty() || one.output.len() > MAX_OUTPUT;
         let settlement_id = one.receipt.settlement_id;
         if !wanted || given_up {
-            let mut tx = ctx.store.write().await?;
+            let mut tx = role.write(&ctx.store).await?;
             receipts::end_delivery(&mut tx, settlement_id).await?;
             tx.commit().await?;
             if wanted {
@@ -200,12 +208,12 @@ async fn deliver(ctx: &Ctx, head: Head, known: &mut Known) -> Result<()> {
             }
             continue;
         }
-        queue_delivery(ctx, &one, now_ms).await?;
+        queue_delivery(ctx, role, &one, now_ms).await?;
     }
     Ok(())
 }
 
-async fn queue_delivery(ctx: &Ctx, one: &Deliverable, now_ms: i64) -> Result<()> {
+async fn queue_delivery(ctx: &Ctx, role: &Lease, one: &Deliverable, now_ms: i64) -> Result<()> {
     let settlement_id = one.receipt.settlement_id;
     let call = deliverCall {
         settlementId: settlement_id,
@@ -220,10 +228,11 @@ async fn queue_delivery(ctx: &Ctx, one: &Deliverable, now_ms: i64) -> Result<()>
         calldata: call.abi_encode().into(),
     };
     let retry_ms = now_ms.saturating_add(DELIVERY_DELAY_MS << one.attempts.clamp(0, 16));
-    let mut tx = ctx.store.write().await?;
+    let mut tx = role.write(&ctx.store).await?;
     let tx_id = txs::enqueue(&mut tx, &new, now_ms).await?;
     if receipts::set_delivery(&mut tx, settlement_id, tx_id, retry_ms).await? {
         tx.commit().await?;
+        crash::point("after_delivery_queued");
         tracing::info!(%settlement_id, tx_id, attempt = one.attempts, "delivery queued");
         ctx.signals.base_txs.notify_one();
     }
@@ -263,6 +272,7 @@ fn again(key: String, before: Option<i64>) -> String {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::store::leases::testing::held;
     use crate::store::receipts::fixtures::{Seed, seed, set_head, store};
     use sqlx::Row;
 
@@ -305,20 +315,20 @@ mod tests {
         let one = Seed { held: true, deadline: 20_000, ..Seed::new(1) };
         seed(&ctx.store, &one).await.unwrap();
         sql(&ctx, "UPDATE orders SET state = 'dispatched'").await;
-        expire(&ctx, head(&ctx).await).await.unwrap();
+        expire(&ctx, &held(&ctx.store).await, head(&ctx).await).await.unwrap();
         assert_eq!(state(&ctx, &one).await, OrderState::Dispatched, "the deadline itself is still in time");
         set_head(&ctx.store, 84_532, 51, 20_001, 40).await.unwrap();
-        expire(&ctx, head(&ctx).await).await.unwrap();
+        expire(&ctx, &held(&ctx.store).await, head(&ctx).await).await.unwrap();
         assert_eq!(state(&ctx, &one).await, OrderState::Expired);
         for _ in 0..2 {
-            reclaim(&ctx, head(&ctx).await).await.unwrap();
+            reclaim(&ctx, &held(&ctx.store).await, head(&ctx).await).await.unwrap();
         }
         let keys: Vec<String> =
             sqlx::query_scalar("SELECT intent_key FROM txs").fetch_all(ctx.store.read()).await.unwrap();
         assert_eq!(keys, [format!("reclaim:{}", one.order_id())]);
         sql(&ctx, "UPDATE txs SET state = 'quarantined'").await;
         ctx.clock.shift(RETRY_MS + 1_000);
-        reclaim(&ctx, head(&ctx).await).await.unwrap();
+        reclaim(&ctx, &held(&ctx.store).await, head(&ctx).await).await.unwrap();
         let n: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM txs").fetch_one(ctx.store.read()).await.unwrap();
         assert_eq!(n, 2, "a reclaim that would have reverted is tried again");
     }
@@ -330,18 +340,52 @@ mod tests {
         seed(&ctx.store, &one).await.unwrap();
         sql(&ctx, "UPDATE orders SET state = 'settled'").await;
         sql(&ctx, "UPDATE receipts SET state = 'settled', path = 'verified', base_block = 40").await;
-        sweep(&ctx).await.unwrap();
+        sweep(&ctx, &held(&ctx.store).await).await.unwrap();
         assert_eq!(texts(&ctx).await, (true, true, true), "the order has not ended");
-        verified_final(&ctx, head(&ctx).await).await.unwrap();
+        verified_final(&ctx, &held(&ctx.store).await, head(&ctx).await).await.unwrap();
         assert_eq!(state(&ctx, &one).await, OrderState::Final);
-        sweep(&ctx).await.unwrap();
+        sweep(&ctx, &held(&ctx.store).await).await.unwrap();
         assert_eq!(texts(&ctx).await, (true, true, true), "not recorded on OpenGradient");
         sql(&ctx, "UPDATE completions SET record_state = 'recorded'").await;
-        sweep(&ctx).await.unwrap();
+        sweep(&ctx, &held(&ctx.store).await).await.unwrap();
         assert_eq!(texts(&ctx).await, (true, true, true), "not delivered");
         sql(&ctx, "UPDATE receipts SET delivered = 1").await;
-        sweep(&ctx).await.unwrap();
+        sweep(&ctx, &held(&ctx.store).await).await.unwrap();
         assert_eq!(texts(&ctx).await, (false, false, false));
+    }
+
+    #[tokio::test]
+    async fn an_order_that_another_keeper_settled_verified_is_final_too() {
+        let (_dir, ctx) = ctx().await;
+        let one = Seed::new(1);
+        seed(&ctx.store, &one).await.unwrap();
+        sql(&ctx, "UPDATE orders SET state = 'settled'").await;
+        sql(&ctx, "UPDATE receipts SET state = 'skipped', skip_reason = 'captured_elsewhere'").await;
+        let id = one.order_id().to_vec();
+        for (index, name) in [(0_i64, "OrderCaptured"), (1, "Verified")] {
+            let mut tx = ctx.store.write().await.unwrap();
+            let first = if index == 0 { id.clone() } else { vec![9; 32] };
+            let topics = [vec![8; 32], first.clone(), id.clone()].concat();
+            sqlx::query(
+                "INSERT INTO events (chain_id, block_number, log_index, block_hash, tx_hash, contract, seq, name, topics, \
+                 topic1, data, timestamp) VALUES (84532, 41, $1, $2, $2, $3, $1, $4, $5, $6, $2, 7)",
+            )
+            .bind(index)
+            .bind(vec![1_u8; 32])
+            .bind(vec![2_u8; 20])
+            .bind(name)
+            .bind(topics)
+            .bind(first)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+            tx.commit().await.unwrap();
+        }
+        verified_final(&ctx, &held(&ctx.store).await, head(&ctx).await).await.unwrap();
+        assert_eq!(state(&ctx, &one).await, OrderState::Settled, "its block is not final");
+        set_head(&ctx.store, 84_532, 51, 20_001, 41).await.unwrap();
+        verified_final(&ctx, &held(&ctx.store).await, head(&ctx).await).await.unwrap();
+        assert_eq!(state(&ctx, &one).await, OrderState::Final);
     }
 
     #[tokio::test]
@@ -366,7 +410,7 @@ mod tests {
             .unwrap();
         sqlx::query("UPDATE completions SET state = 'verified'").execute(&mut *tx).await.unwrap();
         tx.commit().await.unwrap();
-        sweep(&ctx).await.unwrap();
+        sweep(&ctx, &held(&ctx.store).await).await.unwrap();
         let due: Vec<Vec<u8>> = sqlx::query_scalar("SELECT settlement_id FROM completions WHERE record_state = 'due'")
             .fetch_all(ctx.store.read())
             .await

@@ -29,6 +29,9 @@ const IDLE: Duration = Duration::from_secs(5);
 /// Jobs in one transaction at most: the more, the more rows share a page that is written.
 const GROUP: usize = 1_024;
 
+/// How often a group is committed again that lost against another keeper's.
+const CONFLICTS: usize = 5;
+
 /// What is to be committed.
 #[derive(Debug)]
 pub enum Job {
@@ -191,7 +194,18 @@ fn group(first: Message, receiver: &mut mpsc::Receiver<Message>) -> Vec<Message>
 
 async fn commit_group(ctx: &Ctx, group: Vec<Message>) {
     let (jobs, replies): (Vec<Job>, Vec<_>) = group.into_iter().unzip();
-    match commit(ctx, &jobs).await {
+    let mut committed = commit(ctx, &jobs).await;
+    for _ in 0..CONFLICTS {
+        match &committed {
+            // Another keeper on the same database wrote the same rows in another order.
+            Err(error) if error.is_conflict() => {
+                tracing::debug!(%error, "commit tried again");
+                committed = commit(ctx, &jobs).await;
+            }
+            _ => break,
+        }
+    }
+    match committed {
         Ok(results) => {
             let stored = |wanted: fn(&Job) -> bool| jobs.iter().zip(&results).any(|(job, r)| wanted(job) && r.is_ok());
             if stored(|job| matches!(job, Job::Order(_))) {
@@ -199,6 +213,7 @@ async fn commit_group(ctx: &Ctx, group: Vec<Message>) {
                 ctx.signals.orders.notify_one();
             }
             if stored(|job| matches!(job, Job::Completion(_))) {
+                crash::point("after_completion_commit");
                 ctx.signals.completions.notify_waiters();
             }
             for (reply, result) in replies.into_iter().zip(results) {
@@ -244,6 +259,9 @@ async fn commit(ctx: &Ctx, jobs: &[Job]) -> Result<Vec<Result<Done, Refusal>>> {
             Err(error) => return Err(error),
         });
     }
+    if jobs.iter().any(|job| matches!(job, Job::Order(_))) {
+        crash::point("before_order_commit");
+    }
     tx.commit().await?;
     Ok(results)
 }
@@ -286,7 +304,7 @@ async fn admit(ctx: &Ctx, tx: &mut WriteTx, new: &NewOrder, chain_now: u64) -> R
         request: &new.request,
     };
     if orders::get(&mut **tx, new.order_id).await?.is_some() {
-        let attached = orders::attach_request(tx, &signed, new.dispatch_from_ms, now_ms).await?;
+        let attached = orders::attach_request(tx, &signed, &ctx.installation, (new.dispatch_from_ms, now_ms)).await?;
         return Ok(if attached { Done::Admitted } else { Done::Known });
     }
     let order = &new.order;
@@ -308,7 +326,7 @@ async fn admit(ctx: &Ctx, tx: &mut WriteTx, new: &NewOrder, chain_now: u64) -> R
         let left = limit.saturating_sub(cover.lane.reserved);
         return Err(Refusal::mismatch(Code::InsufficientBalance, text, left.to_string(), amount.to_string()).into());
     }
-    orders::insert_signed(tx, &signed, amount, new.dispatch_from_ms, now_ms).await?;
+    orders::insert_signed(tx, &signed, &ctx.installation, amount, (new.dispatch_from_ms, now_ms)).await?;
     Ok(Done::Admitted)
 }
 

@@ -31,6 +31,7 @@ pub mod reconcile;
 pub mod registry;
 pub mod relay;
 pub mod settle;
+pub mod steps;
 pub mod store;
 pub mod supervise;
 pub mod tx;

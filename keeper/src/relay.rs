@@ -6,9 +6,11 @@ use alloy::sol_types::SolCall;
 use quittance_bindings::typed::recordInferencesCall;
 use tokio_util::sync::CancellationToken;
 
+use crate::crash;
 use crate::ctx::{Ctx, SharedCtx};
 use crate::error::Result;
 use crate::store::batches;
+use crate::store::leases::{Lease, unless_lost};
 use crate::store::records::{self, Due};
 use crate::store::txs::{self, NewTx};
 
@@ -33,9 +35,12 @@ const ALARM_EVERY: u64 = 120;
 /// `store_failed`, `store_corrupt`: the tick did nothing and can be run again.
 pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
     let mut ticks = 0_u64;
+    let mut role = Lease::new("relay", &ctx.installation);
     while !stop.is_cancelled() {
         ctx.life.beat("relay");
-        tick(&ctx).await?;
+        if role.hold(&ctx.store, ctx.clock.elapsed_ms()).await? {
+            unless_lost(tick(&ctx, &role).await)?;
+        }
         if ticks.is_multiple_of(COUNT_EVERY) {
             alarm(&ctx, ticks.is_multiple_of(ALARM_EVERY)).await?;
         }
@@ -45,18 +50,18 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
             () = tokio::time::sleep(Duration::from_millis(TICK_MS)) => {}
         }
     }
-    Ok(())
+    role.release(&ctx.store).await
 }
 
 /// Takes back what ended without effect and queues what is due.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
-pub async fn tick(ctx: &Ctx) -> Result<()> {
+pub async fn tick(ctx: &Ctx, role: &Lease) -> Result<()> {
     let now_ms = ctx.clock.now_ms();
     let chain_id = txs::chain_column(ctx.config.opengradient.chain_id)?;
     if let Some(head) = batches::head(&ctx.store, ctx.config.opengradient.chain_id).await? {
-        let mut tx = ctx.store.write().await?;
+        let mut tx = role.write(&ctx.store).await?;
         let back = records::give_back(&mut tx, head.number, now_ms, DELAY_MS).await?;
         tx.commit().await?;
         if back > 0 {
@@ -74,16 +79,16 @@ pub async fn tick(ctx: &Ctx) -> Result<()> {
     }
     let (fresh, failed): (Vec<Due>, Vec<Due>) = due.into_iter().partition(|due| due.attempts == 0);
     if !fresh.is_empty() {
-        submit(ctx, &fresh, now_ms).await?;
+        submit(ctx, role, &fresh, now_ms).await?;
     }
     // One inference that the inbox chokes on must not hold up the others.
     for alone in failed.chunks(1).take(ALONE) {
-        submit(ctx, alone, now_ms).await?;
+        submit(ctx, role, alone, now_ms).await?;
     }
     Ok(())
 }
 
-async fn submit(ctx: &Ctx, due: &[Due], now_ms: i64) -> Result<()> {
+async fn submit(ctx: &Ctx, role: &Lease, due: &[Due], now_ms: i64) -> Result<()> {
     let Some(first) = due.first() else { return Ok(()) };
     let call = recordInferencesCall { inferences: due.iter().map(|due| due.inference.clone()).collect() };
     let new = NewTx {
@@ -93,7 +98,7 @@ async fn submit(ctx: &Ctx, due: &[Due], now_ms: i64) -> Result<()> {
         target: ctx.config.opengradient.inbox,
         calldata: call.abi_encode().into(),
     };
-    let mut tx = ctx.store.write().await?;
+    let mut tx = role.write(&ctx.store).await?;
     let tx_id = txs::enqueue(&mut tx, &new, now_ms).await?;
     for one in due {
         if !records::submit(&mut tx, one.settlement_id, tx_id).await? {
@@ -101,6 +106,7 @@ async fn submit(ctx: &Ctx, due: &[Due], now_ms: i64) -> Result<()> {
         }
     }
     tx.commit().await?;
+    crash::point("after_record_queued");
     for one in due {
         tracing::info!(target: "trail", step = "recording", settlement = %one.settlement_id, tx_id);
     }
@@ -133,6 +139,7 @@ fn count(value: i64) -> f64 {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::store::leases::testing::held;
     use crate::store::receipts::fixtures::{Seed, seed, set_head, store};
     use sqlx::Row;
 
@@ -144,6 +151,10 @@ mod tests {
         config.opengradient.record_rows = 3;
         set_head(&store, OG, 50, 1_000, 50).await.unwrap();
         (dir, Ctx::new(config, store).unwrap())
+    }
+
+    async fn look(ctx: &Ctx) -> Result<()> {
+        tick(ctx, &held(&ctx.store).await).await
     }
 
     async fn sql(ctx: &Ctx, sql: &'static str) {
@@ -169,7 +180,7 @@ mod tests {
             seed(&ctx.store, &Seed { private: n == 1, created_ms: i64::from(n), ..Seed::new(n) }).await.unwrap();
         }
         for _ in 0..4 {
-            tick(&ctx).await.unwrap();
+            look(&ctx).await.unwrap();
         }
         let due = ["submitted", "private", "submitted", "submitted", "submitted", "submitted", "submitted", "due"];
         assert_eq!(states(&ctx).await, due, "two calls of three are under way, the rest waits");
@@ -182,15 +193,15 @@ mod tests {
         for n in 0..3 {
             seed(&ctx.store, &Seed { created_ms: i64::from(n), ..Seed::new(n) }).await.unwrap();
         }
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         sql(&ctx, "UPDATE txs SET state = 'failed', block_number = 51").await;
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         assert_eq!(states(&ctx).await, ["submitted"; 3], "not before the events of its block are applied");
         sql(&ctx, "UPDATE txs SET state = 'failed', block_number = 50").await;
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         assert_eq!(states(&ctx).await, ["due"; 3]);
         ctx.clock.shift(6_000);
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         let again: Vec<_> = (0..3).map(|n| format!("record:{}:1", Seed::new(n).settlement_id())).collect();
         assert_eq!(keys(&ctx).await[1..], again);
     }
@@ -212,7 +223,7 @@ mod tests {
         .await
         .unwrap();
         tx.commit().await.unwrap();
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         assert_eq!(states(&ctx).await, ["recorded"]);
         assert!(keys(&ctx).await.is_empty());
     }

@@ -44,7 +44,7 @@ impl Cast {
 #[tokio::test(flavor = "multi_thread")]
 async fn withdraw_reclaim_and_unlock_need_nothing_of_ours() {
     let dir = tempfile::tempdir().unwrap();
-    let chains = Chains::start(dir.path()).await.unwrap();
+    let chains = Chains::start(dir.path(), 1).await.unwrap();
     let (deployment, _) = deploy(&chains, Periods::default(), &[], "http://127.0.0.1:1").await.unwrap();
     let (payer, stranger) = (Key::of("payer-0").unwrap(), Key::of("stranger").unwrap());
     fund(&chains, payer.address()).await.unwrap();

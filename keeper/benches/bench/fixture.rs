@@ -170,7 +170,10 @@ pub async fn admit(store: &Store, pairs: &mut [Pair]) -> Result<()> {
             };
             let (amount, limit) = (order.maxAmount, u128::MAX);
             accounts::reserve(&mut tx, pair.order_id, order.payer, order.token, order.keeperId, amount, limit).await?;
-            eyre::ensure!(orders::insert_signed(&mut tx, &signed, amount, 0, 1).await?, "an order is known already");
+            eyre::ensure!(
+                orders::insert_signed(&mut tx, &signed, "bench", amount, (0, 1)).await?,
+                "an order is known already"
+            );
         }
         // As after a round in which no node answered, with a long pause.
         sqlx::query("UPDATE orders SET attempts = 1, next_attempt_ms = $1 WHERE attempts = 0")

@@ -34,7 +34,7 @@ impl Stage {
     pub async fn new(name: &str, nodes: usize, payer_count: usize, periods: Periods) -> Result<Self> {
         let dir = std::env::temp_dir().join(format!("quittance-bench-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir)?;
-        let chains = Chains::start(&dir).await?;
+        let chains = Chains::start(&dir, 1).await?;
         let mut keys = Vec::with_capacity(nodes);
         let mut identities = Vec::with_capacity(nodes);
         for index in 0..nodes {

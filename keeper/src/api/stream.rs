@@ -29,7 +29,7 @@ pub async fn respond(ctx: SharedCtx, order_id: B256, kept: bool, place: OwnedSem
     let claimed = if kept {
         let now_ms = ctx.clock.now_ms();
         let mut tx = ctx.store.write().await?;
-        let claimed = orders::claim_kept(&mut tx, order_id, now_ms, lease(&ctx)).await?;
+        let claimed = orders::claim_kept(&mut tx, order_id, &ctx.installation, now_ms, lease(&ctx)).await?;
         tx.commit().await?;
         claimed
     } else {

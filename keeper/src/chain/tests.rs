@@ -39,7 +39,7 @@ pub(crate) struct Bed {
 /// Starts it.
 pub(crate) async fn bed() -> Bed {
     let dir = tempfile::tempdir().unwrap();
-    let chains = Chains::start(dir.path()).await.unwrap();
+    let chains = Chains::start(dir.path(), 1).await.unwrap();
     let spki = RsaKey::generate().unwrap().spki().to_vec();
     let node = NodeIdentity { spki, url: "http://127.0.0.1:9".to_owned() };
     let (deployment, keys) = deploy(&chains, Periods::default(), &[node], "http://127.0.0.1:1").await.unwrap();

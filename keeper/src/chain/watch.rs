@@ -17,12 +17,13 @@ use super::endpoints::Endpoints;
 use super::logs::{self, ChainLog};
 use super::rpc::Head;
 use super::{Side, View};
+use crate::crash;
 use crate::ctx::SharedCtx;
 use crate::error::{Error, Result};
 use crate::store::apply::{self, Rules};
 use crate::store::events::{self, Cursor};
 use crate::store::evidence;
-use crate::store::leases::{Lease, TTL_MS, installation};
+use crate::store::leases::{Lease, TTL_MS};
 use crate::tx::classify::Class;
 
 alloy::sol! {
@@ -114,7 +115,7 @@ struct Heads {
 impl Watcher {
     pub(crate) fn new(ctx: SharedCtx, side: Side) -> Self {
         let name = format!("watch:{}", side.view(&ctx).chain_id);
-        let lease = Lease::new(name, installation(&ctx.config.api.listen));
+        let lease = Lease::new(name, &ctx.installation);
         Self { lease, endpoints: Endpoints::default(), range: RANGE, head: None, short: 0, counted_ms: 0, side, ctx }
     }
 
@@ -152,13 +153,13 @@ impl Watcher {
 
     /// One look; true when there is more to read at once.
     pub(crate) async fn tick(&mut self, stop: &CancellationToken) -> Result<bool> {
-        if self.side == Side::OpenGradient {
-            self.endpoints.refresh(&self.ctx).await?;
-        }
-        if !self.lease.hold(&self.ctx.store, self.ctx.clock.now_ms()).await? {
+        if !self.lease.hold(&self.ctx.store, self.ctx.clock.elapsed_ms()).await? {
             self.ctx.registry.refresh(&self.ctx.store, &self.ctx.config).await?;
             self.head = None;
             return Ok(false);
+        }
+        if self.side == Side::OpenGradient {
+            self.endpoints.refresh(&self.ctx).await?;
         }
         let chain_id = self.view().chain_id;
         let heads = self.heads().await?;
@@ -303,7 +304,7 @@ impl Watcher {
         }
         let rules = self.rules();
         let new = deeper(cursor.as_ref(), *last, heads);
-        let mut tx = self.ctx.store.write().await?;
+        let mut tx = self.lease.write(&self.ctx.store).await?;
         for block in blocks {
             events::insert_block(&mut tx, rules.chain_id, block).await?;
         }
@@ -316,8 +317,12 @@ impl Watcher {
             tracing::warn!("another keeper moved the cursor");
             return Ok(false);
         }
+        if applied.events > 0 {
+            crash::point("before_events_commit");
+        }
         tx.commit().await?;
         if applied.events > 0 {
+            crash::point("after_events_commit");
             tracing::info!(block = new.number, events = applied.events, "events applied");
         }
         if applied.registry {
@@ -338,7 +343,7 @@ impl Watcher {
             return Ok(());
         }
         let rules = self.rules();
-        let mut tx = self.ctx.store.write().await?;
+        let mut tx = self.lease.write(&self.ctx.store).await?;
         apply::heads(&mut tx, &rules, cursor.finalized, new.safe, new.finalized).await?;
         events::prune_blocks(&mut tx, rules.chain_id, new.finalized).await?;
         if events::move_cursor(&mut tx, rules.chain_id, Some(&cursor), &new, rules.now_ms).await? {
@@ -477,7 +482,7 @@ impl Watcher {
 
     async fn go_back(&self, cursor: Cursor, target: Option<Head>) -> Result<()> {
         let rules = self.rules();
-        let mut tx = self.ctx.store.write().await?;
+        let mut tx = self.lease.write(&self.ctx.store).await?;
         let undone = apply::undo_above(&mut tx, &rules, target.map(|head| head.number)).await?;
         let won = if let Some(head) = target {
             let new = Cursor {
@@ -495,6 +500,7 @@ impl Watcher {
         };
         if won {
             tx.commit().await?;
+            crash::point("after_undo");
             tracing::warn!(undone, "events undone");
             self.ctx.registry.refresh(&self.ctx.store, &self.ctx.config).await?;
             self.ctx.signals.chain.notify_waiters();

@@ -16,7 +16,8 @@ pub const BASE: u64 = 8453;
 /// Chain id of OpenGradient.
 pub const OPENGRADIENT: u64 = 10_740;
 
-const START: Duration = Duration::from_secs(20);
+/// For a program to start and open its port on a machine that is busy with other things.
+const START: Duration = Duration::from_secs(60);
 
 /// One chain; the process ends with this value.
 #[derive(Debug)]
@@ -26,28 +27,72 @@ pub struct Anvil {
     pub url: String,
     pub chain_id: u64,
     provider: DynProvider,
+    dir: PathBuf,
+    kind: Kind,
+}
+
+/// What makes one chain differ from another.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    name: &'static str,
+    chain_id: u64,
+    hardfork: &'static str,
+    /// A transaction's gas is capped as on Ethereum (EIP-7825).
+    capped: bool,
+    /// `safe` is so many blocks behind, `finalized` twice as many.
+    depth: u64,
 }
 
 impl Anvil {
-    async fn start(dir: &Path, name: &str, chain_id: u64, hardfork: &str, extra: &[&str]) -> Result<Self> {
-        let log = dir.join(format!("{name}.log"));
+    async fn start(dir: &Path, kind: Kind, again: bool) -> Result<Self> {
+        let state = dir.join(format!("{}.state", kind.name));
+        let log = dir.join(format!("{}.log", kind.name));
         let out = File::create(&log)?;
         let program = find_anvil()?;
-        let child = Command::new(&program)
-            // A block a second as on Base; `safe` is one block behind, `finalized` two.
-            .args(["--host", "127.0.0.1", "--port", "0", "--block-time", "1", "--slots-in-an-epoch", "1"])
-            .args(["--chain-id", &chain_id.to_string(), "--hardfork", hardfork])
-            .args(["--accounts", "0", "--gas-limit", "240000000"])
-            .args(extra)
+        let mut command = Command::new(&program);
+        command
+            // A block a second as on Base.
+            .args(["--host", "127.0.0.1", "--port", "0", "--block-time", "1"])
+            .args(["--slots-in-an-epoch", &kind.depth.to_string()])
+            .args(["--chain-id", &kind.chain_id.to_string(), "--hardfork", kind.hardfork])
+            .args(["--accounts", "0", "--gas-limit", "240000000", "--preserve-historical-states"])
+            .arg("--dump-state")
+            .arg(&state);
+        if kind.capped {
+            command.arg("--enable-tx-gas-limit");
+        }
+        if again {
+            command.arg("--load-state").arg(&state);
+        }
+        let child = command
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)
             .spawn()
             .map_err(|error| Error::Config(format!("cannot start {}: {error}", program.display())))?;
-        let mut chain = Self { child, url: String::new(), chain_id, provider: provider("http://127.0.0.1:1")? };
+        let mut chain = Self {
+            child,
+            url: String::new(),
+            chain_id: kind.chain_id,
+            provider: provider("http://127.0.0.1:1")?,
+            dir: dir.to_owned(),
+            kind,
+        };
         chain.url = chain.listening(&log).await?;
         chain.provider = provider(&chain.url)?;
         Ok(chain)
+    }
+
+    /// Stops the chain and starts it again from what it had: same blocks, another port, an empty pool.
+    ///
+    /// # Errors
+    /// `io_failed`, `bad_configuration` when it does not start.
+    pub async fn restart(&mut self) -> Result<()> {
+        // An orderly end writes the state.
+        Command::new("kill").arg("-INT").arg(self.pid().to_string()).status()?;
+        self.child.wait()?;
+        *self = Self::start(&self.dir.clone(), self.kind, true).await?;
+        Ok(())
     }
 
     /// Waits until the log names the port: choosing one ourselves would race with others.
@@ -119,14 +164,15 @@ pub struct Chains {
 }
 
 impl Chains {
-    /// Starts both on free ports; logs go to `dir`.
+    /// Starts both on free ports; logs go to `dir`. `safe` is `depth` blocks behind, `finalized` twice as many.
     ///
     /// # Errors
     /// `bad_configuration` when anvil is missing or does not start.
-    pub async fn start(dir: &Path) -> Result<Self> {
-        // Base caps a transaction's gas as Ethereum does (EIP-7825).
-        let base = Anvil::start(dir, "base", BASE, "osaka", &["--enable-tx-gas-limit"]);
-        let opengradient = Anvil::start(dir, "opengradient", OPENGRADIENT, "prague", &[]);
+    pub async fn start(dir: &Path, depth: u64) -> Result<Self> {
+        let base = Kind { name: "base", chain_id: BASE, hardfork: "osaka", capped: true, depth };
+        let opengradient =
+            Kind { name: "opengradient", chain_id: OPENGRADIENT, hardfork: "prague", capped: false, depth };
+        let (base, opengradient) = (Anvil::start(dir, base, false), Anvil::start(dir, opengradient, false));
         let (base, opengradient) = tokio::try_join!(base, opengradient)?;
         Ok(Self { base, opengradient })
     }
@@ -178,7 +224,7 @@ mod tests {
     #[tokio::test]
     async fn chains_make_blocks_until_paused_and_finality_follows() -> Result<()> {
         let dir = tempfile::tempdir()?;
-        let chains = Chains::start(dir.path()).await?;
+        let chains = Chains::start(dir.path(), 1).await?;
         let base = &chains.base;
         let id = base.provider().get_chain_id().await.unwrap();
         assert_eq!(id, BASE);

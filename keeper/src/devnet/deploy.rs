@@ -440,7 +440,7 @@ mod tests {
     #[tokio::test]
     async fn contracts_know_each_other_and_nodes_can_be_paid() {
         let dir = tempfile::tempdir().unwrap();
-        let chains = Chains::start(dir.path()).await.unwrap();
+        let chains = Chains::start(dir.path(), 1).await.unwrap();
         let keys: Vec<RsaKey> = (0..2).map(|_| RsaKey::generate().unwrap()).collect();
         let nodes: Vec<NodeIdentity> = keys
             .iter()

@@ -28,11 +28,13 @@ use periods::Periods;
 pub struct Options {
     pub nodes: usize,
     pub periods: Periods,
+    /// Blocks from `latest` to `safe`; `finalized` is twice as far.
+    pub depth: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, periods: Periods::default() }
+        Self { nodes: 3, periods: Periods::default(), depth: 1 }
     }
 }
 
@@ -57,7 +59,7 @@ pub struct Devnet {
 pub async fn up(dir: &Path, options: Options) -> Result<Devnet> {
     let stop = CancellationToken::new();
     let guard = stop.clone().drop_guard();
-    let chains = Chains::start(dir).await?;
+    let chains = Chains::start(dir, options.depth).await?;
     let mut nodes = Vec::with_capacity(options.nodes);
     let mut identities = Vec::with_capacity(options.nodes);
     for index in 0..options.nodes {

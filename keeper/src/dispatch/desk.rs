@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 /// Pairs of node and request that are remembered before old ones are swept.
 const SWEEP_AT: usize = 4_096;
 
+/// Seconds that a remembered answer may lie ahead: what lies further ahead was noted before the clock was set back.
+const AHEAD: u64 = 2;
+
 /// Shared by the dispatcher and by callers that stream.
 #[derive(Debug)]
 pub struct Desk {
@@ -94,7 +97,7 @@ impl Desk {
         let free = |candidate: &T| match state.pairs.get(&(id(candidate), request_hash)) {
             None => true,
             Some(Pair::Busy) => false,
-            Some(Pair::Until(at)) => now > *at,
+            Some(Pair::Until(at)) => now > *at || *at > now.saturating_add(AHEAD),
         };
         let count = candidates.len();
         let best = (0..count)
@@ -175,6 +178,8 @@ mod tests {
         drop(ticket);
         assert!(matches!(desk.pick(&a, |n| *n, hash, 12), Pick::Later), "the same second");
         node(desk.pick(&a, |n| *n, hash, 13));
+        assert!(matches!(desk.pick(&a, |n| *n, hash, 11), Pick::Later), "a moment ago");
+        node(desk.pick(&a, |n| *n, hash, 5));
         assert!(matches!(desk.pick(&[], |n: &B256| *n, hash, 13), Pick::Nobody));
     }
 }

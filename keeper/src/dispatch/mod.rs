@@ -22,6 +22,7 @@ use crate::error::{Code, Error, Refusal, Result};
 use crate::ingest::{self, Done, Job, NewCompletion};
 use crate::registry::NodeRecord;
 use crate::store::completions::{Completion, CompletionRow, Matched};
+use crate::store::leases::{Lease, Others, unless_lost};
 use crate::store::{completions, orders};
 use crate::types::{OrderRow, OrderState};
 use crate::verify::charge::{Means, Supplied, charge, check_active, check_scope};
@@ -50,23 +51,28 @@ pub enum Round {
     TooLate,
 }
 
-/// Takes orders whose request is known and serves them until `stop`. Orders that were at nodes when the keeper died are
-/// taken up again by the first tick.
+/// Takes orders whose request is known and serves them until `stop`. Orders that were at nodes when this installation died
+/// are taken up again by the first tick, those of others when they show no sign of life any more.
 ///
 /// # Errors
 /// `store_failed`; the supervisor starts it again.
 pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
-    let mut tx = ctx.store.write().await?;
-    let taken_up = orders::reopen_dispatched(&mut tx, ctx.clock.now_ms()).await?;
-    tx.commit().await?;
-    if taken_up > 0 {
-        tracing::info!(orders = taken_up, "taking up orders that were at nodes");
-    }
+    let mut alive = Lease::alive(&ctx.installation);
+    let mut others = Others::default();
+    let mut taken_up = false;
     let mut tasks: JoinSet<()> = JoinSet::new();
     loop {
         ctx.life.beat("dispatch");
         while tasks.try_join_next().is_some() {}
-        claim(&ctx, &mut tasks).await?;
+        if alive.hold(&ctx.store, ctx.clock.elapsed_ms()).await? {
+            if !std::mem::replace(&mut taken_up, true) {
+                take_up(&ctx, &ctx.installation).await?;
+            }
+            for dead in others.dead(&ctx.store, &ctx.installation, ctx.clock.elapsed_ms()).await? {
+                take_up(&ctx, &dead).await?;
+            }
+            unless_lost(claim(&ctx, &alive, &mut tasks).await)?;
+        }
         tokio::select! {
             () = stop.cancelled() => break,
             () = ctx.signals.orders.notified() => {}
@@ -74,24 +80,40 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
             () = tokio::time::sleep(Duration::from_millis(TICK_MS)) => {}
         }
     }
-    // What is at a node is worth waiting for a little, streams included; what is lost is taken up at the next start.
+    // What is at a node is worth waiting for a little, streams included; what is lost is taken up by others, or at the next start.
     let drained = ctx.desk.permits.acquire_many(ctx.config.dispatch.concurrency);
     let limit = Duration::from_millis(ctx.config.keeper.drain_ms);
     if tokio::time::timeout(limit, drained).await.is_err() {
         tracing::warn!(orders = tasks.len(), "nodes did not answer in time: taken up again at the next start");
     }
+    drop(tasks);
+    take_up(&ctx, &ctx.installation).await?;
+    alive.release(&ctx.store).await
+}
+
+/// Opens what an installation had at nodes that does so no more.
+async fn take_up(ctx: &Ctx, owner: &str) -> Result<()> {
+    let mut tx = ctx.store.write().await?;
+    let orders = orders::reopen_dispatched(&mut tx, owner, ctx.clock.now_ms()).await?;
+    tx.commit().await?;
+    if orders > 0 {
+        tracing::info!(orders, owner, "taking up orders that were at nodes");
+    }
     Ok(())
 }
 
-async fn claim(ctx: &SharedCtx, tasks: &mut JoinSet<()>) -> Result<()> {
+async fn claim(ctx: &SharedCtx, alive: &Lease, tasks: &mut JoinSet<()>) -> Result<()> {
     let free = i64::try_from(ctx.desk.permits.available_permits()).unwrap_or(i64::MAX);
     let now_ms = ctx.clock.now_ms();
     if free == 0 || !orders::any_due(ctx.store.read(), now_ms).await? {
         return Ok(());
     }
-    let mut tx = ctx.store.write().await?;
-    let claimed = orders::claim_dispatchable(&mut tx, free, now_ms, lease(ctx)).await?;
+    let mut tx = alive.write(&ctx.store).await?;
+    let claimed = orders::claim_dispatchable(&mut tx, &ctx.installation, free, now_ms, lease(ctx)).await?;
     tx.commit().await?;
+    if !claimed.is_empty() {
+        crash::point("after_claim");
+    }
     for order in claimed {
         let Ok(permit) = ctx.desk.permits.clone().acquire_owned().await else { return Ok(()) };
         let ctx = Arc::clone(ctx);
@@ -152,7 +174,8 @@ async fn served(ctx: &SharedCtx, order: &OrderRow, sink: Option<&mpsc::Sender<Pa
     tracing::debug!(order = %id, code = reason.code.as_str(), pause, "order not answered");
     let mut tx = ctx.store.write().await?;
     let now_ms = ctx.clock.now_ms();
-    orders::put_back(&mut tx, id, reason.code.as_str(), now_ms.saturating_add(pause), now_ms).await?;
+    orders::put_back(&mut tx, (id, &ctx.installation), reason.code.as_str(), now_ms.saturating_add(pause), now_ms)
+        .await?;
     tx.commit().await?;
     Ok(Some(reason))
 }

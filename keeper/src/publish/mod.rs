@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ctx::{Ctx, SharedCtx};
 use crate::error::Result;
 use crate::publish::place::Place;
+use crate::store::leases::Lease;
 use crate::store::publications;
 
 /// Milliseconds between ticks.
@@ -28,9 +29,12 @@ const MAX_DELAY_MS: i64 = 10 * 60 * 1_000;
 /// `store_failed`, `store_corrupt`: the tick can be run again. `bad_configuration` for a place that is none.
 pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
     let place = ctx.config.publish.as_ref().map(Place::new).transpose()?;
+    let mut role = Lease::new("publish", &ctx.installation);
     while !stop.is_cancelled() {
         ctx.life.beat("publish");
-        if let Some(place) = &place {
+        if let Some(place) = &place
+            && role.hold(&ctx.store, ctx.clock.elapsed_ms()).await?
+        {
             tick(&ctx, place).await?;
         }
         tokio::select! {
@@ -38,7 +42,7 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
             () = tokio::time::sleep(Duration::from_millis(TICK_MS)) => {}
         }
     }
-    Ok(())
+    role.release(&ctx.store).await
 }
 
 /// Uploads what is due. Two keepers that upload the same put the same bytes under the same name.

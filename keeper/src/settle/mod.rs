@@ -17,6 +17,7 @@ use crate::publish::rows::BatchRows;
 use crate::settle::decide::{Decision, decide};
 use crate::settle::plan::{LEAD, Limits, Now};
 use crate::store::batches::{self, BatchRow, Head};
+use crate::store::leases::{Lease, unless_lost};
 use crate::store::publications;
 use crate::store::receipts::{self, Path, Settleable};
 use crate::store::txs::{self, NewTx};
@@ -36,54 +37,56 @@ const TICK_MS: u64 = 200;
 /// # Errors
 /// `store_failed`, `store_corrupt`: the tick did nothing and can be run again.
 pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
+    let mut role = Lease::new("settle", &ctx.installation);
     while !stop.is_cancelled() {
         ctx.life.beat("settle");
         // A database that was restored from a copy does not know yet what the chain has settled meanwhile.
-        if ctx.caught_up.load(Ordering::Relaxed) {
-            tick(&ctx).await?;
+        let caught_up = ctx.caught_up.load(Ordering::Relaxed);
+        if caught_up && role.hold(&ctx.store, ctx.clock.elapsed_ms()).await? {
+            unless_lost(tick(&ctx, &role).await)?;
         }
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(Duration::from_millis(TICK_MS)) => {}
         }
     }
-    Ok(())
+    role.release(&ctx.store).await
 }
 
 /// One look at everything that settlement may have to do.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
-pub async fn tick(ctx: &Ctx) -> Result<()> {
+pub async fn tick(ctx: &Ctx, role: &Lease) -> Result<()> {
     // Deadlines are the chain's: nothing is decided before the watcher has seen it.
     let Some(head) = batches::head(&ctx.store, ctx.config.base.chain_id).await? else { return Ok(()) };
-    follow(ctx).await?;
-    expire(ctx, head).await?;
+    follow(ctx, role).await?;
+    expire(ctx, role, head).await?;
     for (batch, state, reason) in batches::ended(&ctx.store, head.number).await? {
-        recover_batch(ctx, &batch, &state, reason.as_deref().unwrap_or("")).await?;
+        recover_batch(ctx, role, &batch, &state, reason.as_deref().unwrap_or("")).await?;
     }
     for (receipt, state, reason) in receipts::verified_ended(&ctx.store, head.number, DECISIONS).await? {
-        apply(ctx, &receipt, reason.as_deref().unwrap_or(&state)).await?;
+        apply(ctx, role, &receipt, reason.as_deref().unwrap_or(&state)).await?;
     }
     for receipt in receipts::skipped(&ctx.store, head.safe, DECISIONS).await? {
-        apply(ctx, &receipt, receipt.skip_reason.as_deref().unwrap_or("")).await?;
+        apply(ctx, role, &receipt, receipt.skip_reason.as_deref().unwrap_or("")).await?;
     }
-    settle_verified(ctx, head).await?;
-    settle_batches(ctx, head).await
+    settle_verified(ctx, role, head).await?;
+    settle_batches(ctx, role, head).await
 }
 
 /// Moves batches along with their transactions; what blocks do to them is applied with the blocks.
-async fn follow(ctx: &Ctx) -> Result<()> {
-    let mut tx = ctx.store.write().await?;
+async fn follow(ctx: &Ctx, role: &Lease) -> Result<()> {
+    let mut tx = role.write(&ctx.store).await?;
     batches::mark_submitted(&mut tx).await?;
     tx.commit().await?;
     Ok(())
 }
 
 /// Ends receipts whose order can no longer be captured.
-async fn expire(ctx: &Ctx, head: Head) -> Result<()> {
+async fn expire(ctx: &Ctx, role: &Lease, head: Head) -> Result<()> {
     for (settlement_id, order_id) in receipts::past_deadline(&ctx.store, head.timestamp, DECISIONS).await? {
-        let mut tx = ctx.store.write().await?;
+        let mut tx = role.write(&ctx.store).await?;
         end(&mut tx, settlement_id, order_id, Decision::Expire).await?;
         tx.commit().await?;
         tracing::warn!(%settlement_id, %order_id, "capture deadline passed before the settlement");
@@ -93,7 +96,7 @@ async fn expire(ctx: &Ctx, head: Head) -> Result<()> {
 }
 
 /// Queues settlements of receipts that go alone.
-async fn settle_verified(ctx: &Ctx, head: Head) -> Result<()> {
+async fn settle_verified(ctx: &Ctx, role: &Lease, head: Head) -> Result<()> {
     let now_ms = ctx.clock.now_ms();
     for row in receipts::matched(&ctx.store, Path::Verified, now_ms, LIMIT).await? {
         if late(&row, head) {
@@ -102,11 +105,11 @@ async fn settle_verified(ctx: &Ctx, head: Head) -> Result<()> {
         let calldata = match call::settle_verified(&row) {
             Ok(calldata) => calldata,
             Err(error) => {
-                unusable(ctx, &row, &error).await?;
+                unusable(ctx, role, &row, &error).await?;
                 continue;
             }
         };
-        let mut tx = ctx.store.write().await?;
+        let mut tx = role.write(&ctx.store).await?;
         let new = NewTx {
             chain_id: ctx.config.base.chain_id,
             kind: "settle_verified",
@@ -120,6 +123,7 @@ async fn settle_verified(ctx: &Ctx, head: Head) -> Result<()> {
         let tx_id = txs::enqueue(&mut tx, &new, now_ms).await?;
         if receipts::set_verified_tx(&mut tx, row.settlement_id, tx_id).await? {
             tx.commit().await?;
+            crash::point("after_verified_queued");
             tracing::info!(target: "trail", step = "queued_alone", order = %row.order_id, settlement = %row.settlement_id, tx_id);
             tracing::info!(settlement_id = %row.settlement_id, tx_id, "verified settlement queued");
             ctx.signals.base_txs.notify_one();
@@ -129,13 +133,13 @@ async fn settle_verified(ctx: &Ctx, head: Head) -> Result<()> {
 }
 
 /// Freezes the batches that are due.
-async fn settle_batches(ctx: &Ctx, head: Head) -> Result<()> {
+async fn settle_batches(ctx: &Ctx, role: &Lease, head: Head) -> Result<()> {
     let now = Now { ms: ctx.clock.now_ms(), chain: u64::try_from(head.timestamp).unwrap_or(0) };
     let mut by_token: BTreeMap<Address, Vec<Settleable>> = BTreeMap::new();
     for row in receipts::matched(&ctx.store, Path::Batch, now.ms, LIMIT).await? {
         match call::row_of(&row, 0) {
             Ok(_) => by_token.entry(row.order.token).or_default().push(row),
-            Err(error) => unusable(ctx, &row, &error).await?,
+            Err(error) => unusable(ctx, role, &row, &error).await?,
         }
     }
     for (token, rows) in by_token {
@@ -147,7 +151,7 @@ async fn settle_batches(ctx: &Ctx, head: Head) -> Result<()> {
             margin: ctx.config.dispatch.deadline_margin,
         };
         for batch in plan::close(rows, limits, now) {
-            let mut tx = ctx.store.write().await?;
+            let mut tx = role.write(&ctx.store).await?;
             if let Some(batch_id) = freeze(ctx, &mut tx, &batch, None).await? {
                 tx.commit().await?;
                 crash::point("after_freeze");
@@ -214,11 +218,11 @@ fn frozen(ctx: &Ctx, batch_id: i64, rows: usize) {
 }
 
 /// A batch whose transaction ended without a batch on the chain: split it, or give its rows back.
-async fn recover_batch(ctx: &Ctx, batch: &BatchRow, tx_state: &str, reason: &str) -> Result<()> {
+async fn recover_batch(ctx: &Ctx, role: &Lease, batch: &BatchRow, tx_state: &str, reason: &str) -> Result<()> {
     let rows = receipts::of_batch(&ctx.store, batch.batch_id).await?;
     let now_ms = ctx.clock.now_ms();
     let from = [BatchState::Frozen, BatchState::Submitted];
-    let mut tx = ctx.store.write().await?;
+    let mut tx = role.write(&ctx.store).await?;
     if tx_state == "done" {
         // Every row was skipped with an event, or nothing of it was captured.
         batches::set_state(&mut tx, batch.batch_id, &from, BatchState::Empty).await?;
@@ -264,10 +268,10 @@ async fn recover_batch(ctx: &Ctx, batch: &BatchRow, tx_state: &str, reason: &str
 }
 
 /// Carries out what follows from a receipt that the chain did not take.
-async fn apply(ctx: &Ctx, receipt: &Settleable, reason: &str) -> Result<()> {
+async fn apply(ctx: &Ctx, role: &Lease, receipt: &Settleable, reason: &str) -> Result<()> {
     let decision = decide(reason, receipt);
     let now_ms = ctx.clock.now_ms();
-    let mut tx = ctx.store.write().await?;
+    let mut tx = role.write(&ctx.store).await?;
     let id = receipt.settlement_id;
     match decision {
         Decision::Retry { path, delay_ms } => {
@@ -296,9 +300,9 @@ async fn end(tx: &mut WriteTx, settlement_id: B256, order_id: B256, decision: De
 }
 
 /// A receipt that no call can carry must not stop the others.
-async fn unusable(ctx: &Ctx, receipt: &Settleable, error: &crate::error::Error) -> Result<()> {
+async fn unusable(ctx: &Ctx, role: &Lease, receipt: &Settleable, error: &crate::error::Error) -> Result<()> {
     tracing::error!(settlement_id = %receipt.settlement_id, %error, "receipt cannot be settled");
-    let mut tx = ctx.store.write().await?;
+    let mut tx = role.write(&ctx.store).await?;
     end(&mut tx, receipt.settlement_id, receipt.order_id, Decision::Refuse(Code::Internal)).await?;
     tx.commit().await?;
     Ok(())
@@ -314,6 +318,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::store::leases::testing::held;
     use crate::store::receipts::fixtures::{Seed, seed, set_head, store};
 
     async fn ctx() -> (tempfile::TempDir, Ctx) {
@@ -322,6 +327,10 @@ mod tests {
         config.batch.max_rows = 3;
         set_head(&store, 84532, 50, 1_000, 50).await.unwrap();
         (dir, Ctx::new(config, store).unwrap())
+    }
+
+    async fn look(ctx: &Ctx) -> Result<()> {
+        tick(ctx, &held(&ctx.store).await).await
     }
 
     async fn txs(ctx: &Ctx) -> Vec<(String, String)> {
@@ -352,8 +361,8 @@ mod tests {
         for n in 0..3 {
             seed(&ctx.store, &Seed { created_ms: i64::MAX, ..Seed::new(n) }).await.unwrap();
         }
-        tick(&ctx).await.unwrap();
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         assert_eq!(txs(&ctx).await, [("batch:1".to_owned(), "queued".to_owned())]);
         assert_eq!(receipts::of_batch(&ctx.store, 1).await.unwrap().len(), 3);
     }
@@ -365,16 +374,16 @@ mod tests {
         for one in &seeds {
             seed(&ctx.store, one).await.unwrap();
         }
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         end_tx(&ctx, 1, "quarantined", "out of gas").await;
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         let keys: Vec<_> = txs(&ctx).await.into_iter().map(|(key, _)| key).collect();
         assert_eq!(keys, ["batch:1", "batch:2", "batch:3"]);
         assert_eq!(receipts::of_batch(&ctx.store, 2).await.unwrap().len(), 1);
         assert_eq!(receipts::of_batch(&ctx.store, 3).await.unwrap().len(), 2);
         assert_eq!(batches::get(&ctx.store, 1).await.unwrap().unwrap().state, BatchState::Quarantined);
         end_tx(&ctx, 2, "quarantined", "OverMaximum").await;
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         let refused = order(&ctx, &seeds[0]).await;
         assert_eq!(refused, (OrderState::Refused, Some("amount_over_maximum".to_owned())));
         assert_eq!(order(&ctx, &seeds[1]).await.0, OrderState::Completed);
@@ -384,12 +393,12 @@ mod tests {
     async fn a_keeper_that_lost_its_role_keeps_its_receipts() {
         let (_dir, ctx) = ctx().await;
         seed(&ctx.store, &Seed::new(1)).await.unwrap();
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         end_tx(&ctx, 1, "quarantined", "NotHotKey(0x00, 0x00)").await;
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         assert!(receipts::matched(&ctx.store, Path::Batch, ctx.clock.now_ms(), 9).await.unwrap().is_empty());
         ctx.clock.shift(61_000);
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         let keys: Vec<_> = txs(&ctx).await.into_iter().map(|(key, _)| key).collect();
         assert_eq!(keys, ["batch:1", "batch:2"]);
     }
@@ -399,18 +408,18 @@ mod tests {
         let (_dir, ctx) = ctx().await;
         let one = Seed { path: Path::Verified, keeper_id: B256::ZERO, ..Seed::new(1) };
         seed(&ctx.store, &one).await.unwrap();
-        tick(&ctx).await.unwrap();
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         let key = format!("verified:{}", one.settlement_id());
         assert_eq!(txs(&ctx).await, [(key.clone(), "queued".to_owned())]);
         end_tx(&ctx, 1, "failed", "NotCapturable(0x00, InsufficientBalance)").await;
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         assert_eq!(txs(&ctx).await.len(), 1, "not before the delay");
         ctx.clock.shift(61_000);
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         assert_eq!(txs(&ctx).await[1].0, format!("{key}:1"));
         end_tx(&ctx, 2, "quarantined", "NotCapturable(0x00, InsufficientBalance)").await;
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         assert_eq!(order(&ctx, &one).await, (OrderState::Refused, Some("insufficient_balance".to_owned())));
     }
 
@@ -422,7 +431,7 @@ mod tests {
         for one in [&late, &gone] {
             seed(&ctx.store, one).await.unwrap();
         }
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         assert!(txs(&ctx).await.is_empty());
         assert_eq!(order(&ctx, &late).await.0, OrderState::Completed);
         assert_eq!(order(&ctx, &gone).await, (OrderState::Expired, Some("order_expired".to_owned())));
@@ -442,7 +451,7 @@ mod tests {
             .await
             .unwrap();
         tx.commit().await.unwrap();
-        tick(&ctx).await.unwrap();
+        look(&ctx).await.unwrap();
         assert_eq!(receipts::of_batch(&ctx.store, 1).await.unwrap().len(), 1);
         assert_eq!(order(&ctx, &bad).await.0, OrderState::Refused);
     }

@@ -138,7 +138,11 @@ mod tests {
         let mut tx = store.write().await.unwrap();
         for (nonce, id) in (1..).zip(&ids) {
             assert!(accounts::reserve(&mut tx, *id, PAYER, TOKEN, KEEPER, 10, 10_000).await.unwrap());
-            assert!(orders::insert_signed(&mut tx, &signed(*id, &order(nonce), B256::ZERO), 10, 0, 1).await.unwrap());
+            assert!(
+                orders::insert_signed(&mut tx, &signed(*id, &order(nonce), B256::ZERO), "me", 10, (0, 1))
+                    .await
+                    .unwrap()
+            );
         }
         // One has its end already, another shares the nonce of the first.
         let (ended, twin) = (ids[69], B256::repeat_byte(0xEE));
@@ -147,7 +151,7 @@ mod tests {
             assert!(orders::set_state(&mut tx, ended, &from, state, None).await.unwrap());
         }
         assert!(accounts::reserve(&mut tx, twin, PAYER, TOKEN, KEEPER, 10, 10_000).await.unwrap());
-        assert!(orders::insert_signed(&mut tx, &signed(twin, &order(1), B256::ZERO), 10, 0, 1).await.unwrap());
+        assert!(orders::insert_signed(&mut tx, &signed(twin, &order(1), B256::ZERO), "me", 10, (0, 1)).await.unwrap());
         captured(&mut tx, &ids, 7).await.unwrap();
         let nonces: Vec<_> = (1..=70).map(|nonce| (PAYER, TOKEN, KEEPER, U256::from(nonce))).collect();
         nonces_spent(&mut tx, &nonces).await.unwrap();

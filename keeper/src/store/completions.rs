@@ -398,7 +398,7 @@ mod tests {
         let order = order(nonce);
         let mut tx = store.write().await.unwrap();
         assert!(accounts::reserve(&mut tx, id, PAYER, TOKEN, KEEPER, 10, 100).await.unwrap());
-        assert!(orders::insert_signed(&mut tx, &signed(id, &order, blinding), 10, 0, 1).await.unwrap());
+        assert!(orders::insert_signed(&mut tx, &signed(id, &order, blinding), "me", 10, (0, 1)).await.unwrap());
         tx.commit().await.unwrap();
     }
 

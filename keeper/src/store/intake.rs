@@ -213,7 +213,7 @@ mod tests {
             let blinding = if seed == 2 { B256::repeat_byte(5) } else { B256::ZERO };
             assert!(accounts::reserve(&mut tx, id, PAYER, TOKEN, KEEPER, 10, 10_000).await.unwrap());
             let new: Signed<'_> = signed(id, &order, blinding);
-            assert!(orders::insert_signed(&mut tx, &new, 10, 0, 1).await.unwrap());
+            assert!(orders::insert_signed(&mut tx, &new, "me", 10, (0, 1)).await.unwrap());
         }
         tx.commit().await.unwrap();
         let ids: Vec<B256> = (1..=count).map(B256::repeat_byte).collect();

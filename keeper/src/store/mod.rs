@@ -28,6 +28,7 @@ pub mod publications;
 pub mod receipts;
 pub mod reconcile;
 pub mod records;
+pub mod steps;
 pub mod txs;
 
 use crate::error::{Error, Result};
@@ -109,7 +110,7 @@ impl Store {
     /// `store_failed`.
     pub async fn probe(&self) -> Result<()> {
         let mut tx = self.write().await?;
-        sqlx::query("INSERT INTO leases (name, owner, epoch, expires_ms) VALUES ('probe', '', 0, 0)")
+        sqlx::query("INSERT INTO leases (name, owner, epoch, beat) VALUES ('probe', '', 0, 0)")
             .execute(&mut *tx)
             .await?;
         tx.rollback().await?;
@@ -197,7 +198,7 @@ mod tests {
         let url = format!("sqlite:{}", dir.path().join("k.db").display());
         let store = Store::open(&url).await?;
         let mut tx = store.write().await?;
-        sqlx::query("INSERT INTO leases (name, owner, epoch, expires_ms) VALUES ($1, $2, $3, $4)")
+        sqlx::query("INSERT INTO leases (name, owner, epoch, beat) VALUES ($1, $2, $3, $4)")
             .bind("a")
             .bind("b")
             .bind(1_i64)

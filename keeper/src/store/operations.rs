@@ -89,7 +89,7 @@ pub struct Role {
     pub name: String,
     pub owner: String,
     pub epoch: i64,
-    pub expires_ms: i64,
+    pub beat: i64,
 }
 
 /// Roles of the keepers on this database.
@@ -97,7 +97,7 @@ pub struct Role {
 /// # Errors
 /// `store_failed`.
 pub async fn roles(store: &Store) -> Result<Vec<Role>> {
-    let rows = sqlx::query("SELECT name, owner, epoch, expires_ms FROM leases ORDER BY name").fetch_all(store.read());
+    let rows = sqlx::query("SELECT name, owner, epoch, beat FROM leases ORDER BY name").fetch_all(store.read());
     rows.await?
         .iter()
         .map(|row| {
@@ -105,7 +105,7 @@ pub async fn roles(store: &Store) -> Result<Vec<Role>> {
                 name: row.try_get("name")?,
                 owner: row.try_get("owner")?,
                 epoch: row.try_get("epoch")?,
-                expires_ms: row.try_get("expires_ms")?,
+                beat: row.try_get("beat")?,
             })
         })
         .collect()
@@ -131,7 +131,7 @@ mod tests {
             let expected = if matches!(table, Table::Batches | Table::Txs) { 0 } else { 3 };
             assert_eq!(rows, expected, "{}", table.as_str());
         }
-        Lease::new("watch:1".to_owned(), "a".to_owned()).hold(&store, 1_000).await?;
+        Lease::new("watch:1", "a").hold(&store, 1_000).await?;
         let roles = roles(&store).await?;
         assert_eq!((roles.len(), roles[0].owner.as_str()), (1, "a"));
         Ok(())

@@ -22,23 +22,23 @@ pub struct Signed<'a> {
     pub request: &'a [u8],
 }
 
-/// Inserts an order with a known request. `reserved` is what the caller reserved in the lane for it, in token units; a
-/// dispatcher does not take it before `next_attempt_ms`. False when the order is known already; nothing changed then.
+/// Inserts an order with a known request, taken by the installation `owner`. `reserved` is what the caller reserved in the
+/// lane for it, in token units; a dispatcher does not take it before `next_attempt_ms`. False when the order is known already; nothing changed then.
 ///
 /// # Errors
 /// `store_failed`.
 pub async fn insert_signed(
     tx: &mut WriteTx,
     new: &Signed<'_>,
+    owner: &str,
     reserved: u128,
-    next_attempt_ms: i64,
-    now_ms: i64,
+    (next_attempt_ms, now_ms): (i64, i64),
 ) -> Result<bool> {
     let done = sqlx::query(
         "INSERT INTO orders (order_id, payer, token, max_amount, request_commit, node_scope, keeper_id, valid_after,
          valid_before, capture_deadline, nonce, signature, blinding, request_hash, request, state, held, reserved, attempts,
-         next_attempt_ms, created_ms, updated_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 'open', 0, $16, 0, $17, $18, $18)
+         next_attempt_ms, created_ms, updated_ms, owner)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 'open', 0, $16, 0, $17, $18, $18, $19)
          ON CONFLICT (order_id) DO NOTHING",
     );
     let done = bind_order(done, new.order_id, new.order)
@@ -49,6 +49,7 @@ pub async fn insert_signed(
         .bind(reserved.to_string())
         .bind(next_attempt_ms)
         .bind(now_ms)
+        .bind(owner.to_owned())
         .execute(&mut **tx)
         .await?;
     Ok(done.rows_affected() == 1)
@@ -59,10 +60,15 @@ pub async fn insert_signed(
 ///
 /// # Errors
 /// `store_failed`.
-pub async fn attach_request(tx: &mut WriteTx, new: &Signed<'_>, next_attempt_ms: i64, now_ms: i64) -> Result<bool> {
+pub async fn attach_request(
+    tx: &mut WriteTx,
+    new: &Signed<'_>,
+    owner: &str,
+    (next_attempt_ms, now_ms): (i64, i64),
+) -> Result<bool> {
     let done = sqlx::query(
         "UPDATE orders SET signature = COALESCE(signature, $2), blinding = $3, request_hash = $4, request = $5,
-         next_attempt_ms = $6, updated_ms = $7 WHERE order_id = $1 AND request IS NULL AND state = 'open'",
+         next_attempt_ms = $6, updated_ms = $7, owner = $8 WHERE order_id = $1 AND request IS NULL AND state = 'open'",
     )
     .bind(new.order_id.to_vec())
     .bind(new.signature.map(<[u8]>::to_vec))
@@ -71,6 +77,7 @@ pub async fn attach_request(tx: &mut WriteTx, new: &Signed<'_>, next_attempt_ms:
     .bind(new.request.to_vec())
     .bind(next_attempt_ms)
     .bind(now_ms)
+    .bind(owner.to_owned())
     .execute(&mut **tx)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -179,11 +186,18 @@ pub async fn nonce_holder<'c>(
 }
 
 /// Takes up to `limit` open orders whose request is known and whose time has come, oldest first, and moves each to
-/// `dispatched`. A claim that is not renewed until `lease_ms` (unix milliseconds) is taken up again.
+/// `dispatched` for the installation `owner`. A claim that is not renewed until `lease_ms` (unix milliseconds) is taken up
+/// again.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
-pub async fn claim_dispatchable(tx: &mut WriteTx, limit: i64, now_ms: i64, lease_ms: i64) -> Result<Vec<OrderRow>> {
+pub async fn claim_dispatchable(
+    tx: &mut WriteTx,
+    owner: &str,
+    limit: i64,
+    now_ms: i64,
+    lease_ms: i64,
+) -> Result<Vec<OrderRow>> {
     let rows = sqlx::query(
         "SELECT * FROM orders WHERE state IN ('open', 'dispatched') AND request IS NOT NULL AND next_attempt_ms <= $1
          ORDER BY next_attempt_ms, created_ms LIMIT $2",
@@ -195,7 +209,7 @@ pub async fn claim_dispatchable(tx: &mut WriteTx, limit: i64, now_ms: i64, lease
     let mut claimed = Vec::with_capacity(rows.len());
     for row in &rows {
         let mut order = order_row(row)?;
-        if claim(tx, order.order_id, now_ms, lease_ms).await? {
+        if claim(tx, order.order_id, owner, now_ms, lease_ms).await? {
             order.state = OrderState::Dispatched;
             order.attempts += 1;
             claimed.push(order);
@@ -223,14 +237,15 @@ pub async fn any_due<'c>(db: impl Executor<'c, Database = Any>, now_ms: i64) -> 
 ///
 /// # Errors
 /// `store_failed`.
-pub async fn claim(tx: &mut WriteTx, order_id: B256, now_ms: i64, lease_ms: i64) -> Result<bool> {
+pub async fn claim(tx: &mut WriteTx, order_id: B256, owner: &str, now_ms: i64, lease_ms: i64) -> Result<bool> {
     let done = sqlx::query(
-        "UPDATE orders SET state = 'dispatched', attempts = attempts + 1, next_attempt_ms = $2, updated_ms = $3
+        "UPDATE orders SET state = 'dispatched', attempts = attempts + 1, next_attempt_ms = $2, updated_ms = $3, owner = $4
          WHERE order_id = $1 AND state IN ('open', 'dispatched') AND request IS NOT NULL AND next_attempt_ms <= $3",
     )
     .bind(order_id.to_vec())
     .bind(lease_ms)
     .bind(now_ms)
+    .bind(owner.to_owned())
     .execute(&mut **tx)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -240,55 +255,60 @@ pub async fn claim(tx: &mut WriteTx, order_id: B256, now_ms: i64, lease_ms: i64)
 ///
 /// # Errors
 /// `store_failed`.
-pub async fn claim_kept(tx: &mut WriteTx, order_id: B256, now_ms: i64, lease_ms: i64) -> Result<bool> {
+pub async fn claim_kept(tx: &mut WriteTx, order_id: B256, owner: &str, now_ms: i64, lease_ms: i64) -> Result<bool> {
     let done = sqlx::query(
-        "UPDATE orders SET state = 'dispatched', attempts = 1, next_attempt_ms = $2, updated_ms = $3
+        "UPDATE orders SET state = 'dispatched', attempts = 1, next_attempt_ms = $2, updated_ms = $3, owner = $4
          WHERE order_id = $1 AND state = 'open' AND attempts = 0",
     )
     .bind(order_id.to_vec())
     .bind(lease_ms)
     .bind(now_ms)
+    .bind(owner.to_owned())
     .execute(&mut **tx)
     .await?;
     Ok(done.rows_affected() == 1)
 }
 
-/// Opens what was at nodes when the keeper stopped, so that it is dispatched at once instead of after the claim's lease.
-/// So is what was kept for a bearer that streams. An answer that still arrives is one of two; only one is ever matched.
+/// Opens what the installation `owner` had at nodes when it stopped, so that it is dispatched at once instead of after the
+/// claim's lease. So is what was kept for a bearer that streams. An answer that still arrives is one of two; only one is ever
+/// matched.
 ///
 /// # Errors
 /// `store_failed`.
-pub async fn reopen_dispatched(tx: &mut WriteTx, now_ms: i64) -> Result<u64> {
+pub async fn reopen_dispatched(tx: &mut WriteTx, owner: &str, now_ms: i64) -> Result<u64> {
     let done = sqlx::query(
-        "UPDATE orders SET state = 'open', next_attempt_ms = $1, updated_ms = $1
-         WHERE request IS NOT NULL AND state IN ('open', 'dispatched')
+        "UPDATE orders SET state = 'open', next_attempt_ms = $1, updated_ms = $1, owner = NULL
+         WHERE owner = $2 AND request IS NOT NULL AND state IN ('open', 'dispatched')
          AND (state = 'dispatched' OR (state = 'open' AND attempts = 0 AND next_attempt_ms > $1))",
     )
     .bind(now_ms)
+    .bind(owner.to_owned())
     .execute(&mut **tx)
     .await?;
     Ok(done.rows_affected())
 }
 
-/// Gives a claimed order back after a round in which no node answered; it is tried again from `next_attempt_ms` on.
+/// Gives an order that `owner` claimed back after a round in which no node answered; it is tried again from `next_attempt_ms`
+/// on.
 ///
 /// # Errors
 /// `store_failed`.
 pub async fn put_back(
     tx: &mut WriteTx,
-    order_id: B256,
+    (order_id, owner): (B256, &str),
     reason: &str,
     next_attempt_ms: i64,
     now_ms: i64,
 ) -> Result<bool> {
     let done = sqlx::query(
-        "UPDATE orders SET state = 'open', reason = $2, next_attempt_ms = $3, updated_ms = $4
-         WHERE order_id = $1 AND state = 'dispatched'",
+        "UPDATE orders SET state = 'open', reason = $2, next_attempt_ms = $3, updated_ms = $4, owner = NULL
+         WHERE order_id = $1 AND state = 'dispatched' AND owner = $5",
     )
     .bind(order_id.to_vec())
     .bind(reason)
     .bind(next_attempt_ms)
     .bind(now_ms)
+    .bind(owner.to_owned())
     .execute(&mut **tx)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -463,18 +483,20 @@ pub(crate) mod tests {
         let store = store(&dir).await;
         let id = B256::repeat_byte(1);
         let mut tx = store.write().await.unwrap();
-        assert!(insert_signed(&mut tx, &signed(id, &order(1), B256::ZERO), 0, 0, 5).await.unwrap());
-        assert!(!insert_signed(&mut tx, &signed(id, &order(1), B256::ZERO), 0, 0, 6).await.unwrap());
-        let claimed = claim_dispatchable(&mut tx, 10, 10, 100).await.unwrap();
+        assert!(insert_signed(&mut tx, &signed(id, &order(1), B256::ZERO), "me", 0, (0, 5)).await.unwrap());
+        assert!(!insert_signed(&mut tx, &signed(id, &order(1), B256::ZERO), "me", 0, (0, 6)).await.unwrap());
+        let claimed = claim_dispatchable(&mut tx, "me", 10, 10, 100).await.unwrap();
         assert_eq!(claimed.len(), 1);
         assert_eq!(claimed[0].order, order(1));
-        assert!(claim_dispatchable(&mut tx, 10, 99, 200).await.unwrap().is_empty(), "another has it");
-        assert_eq!(claim_dispatchable(&mut tx, 10, 100, 200).await.unwrap().len(), 1, "the lease ran out");
-        assert_eq!(reopen_dispatched(&mut tx, 101).await.unwrap(), 1);
-        assert_eq!(claim_dispatchable(&mut tx, 10, 101, 300).await.unwrap().len(), 1);
-        assert!(put_back(&mut tx, id, "no_node_answered", 500, 102).await.unwrap());
-        assert!(claim_dispatchable(&mut tx, 10, 499, 600).await.unwrap().is_empty(), "backing off");
-        assert!(claim(&mut tx, id, 500, 600).await.unwrap());
+        assert!(claim_dispatchable(&mut tx, "me", 10, 99, 200).await.unwrap().is_empty(), "another has it");
+        assert_eq!(claim_dispatchable(&mut tx, "me", 10, 100, 200).await.unwrap().len(), 1, "the lease ran out");
+        assert_eq!(reopen_dispatched(&mut tx, "other", 101).await.unwrap(), 0, "not another's");
+        assert_eq!(reopen_dispatched(&mut tx, "me", 101).await.unwrap(), 1);
+        assert_eq!(claim_dispatchable(&mut tx, "me", 10, 101, 300).await.unwrap().len(), 1);
+        assert!(!put_back(&mut tx, (id, "other"), "no_node_answered", 500, 102).await.unwrap(), "not another's");
+        assert!(put_back(&mut tx, (id, "me"), "no_node_answered", 500, 102).await.unwrap());
+        assert!(claim_dispatchable(&mut tx, "me", 10, 499, 600).await.unwrap().is_empty(), "backing off");
+        assert!(claim(&mut tx, id, "me", 500, 600).await.unwrap());
         tx.commit().await.unwrap();
         let row = get(store.read(), id).await.unwrap().unwrap();
         assert_eq!((row.attempts, row.reason.as_deref()), (4, Some("no_node_answered")));
@@ -487,11 +509,11 @@ pub(crate) mod tests {
         let [a, b] = [1, 2].map(B256::repeat_byte);
         let mut tx = store.write().await.unwrap();
         upsert_opened(&mut tx, a, &order(1), b"", 1).await.unwrap();
-        assert!(claim_dispatchable(&mut tx, 10, 10, 100).await.unwrap().is_empty());
-        assert!(attach_request(&mut tx, &signed(a, &order(1), B256::ZERO), 0, 2).await.unwrap());
-        assert!(!attach_request(&mut tx, &signed(a, &order(1), B256::ZERO), 0, 3).await.unwrap());
+        assert!(claim_dispatchable(&mut tx, "me", 10, 10, 100).await.unwrap().is_empty());
+        assert!(attach_request(&mut tx, &signed(a, &order(1), B256::ZERO), "me", (0, 2)).await.unwrap());
+        assert!(!attach_request(&mut tx, &signed(a, &order(1), B256::ZERO), "me", (0, 3)).await.unwrap());
         upsert_opened(&mut tx, b, &order(2), b"{}", 4).await.unwrap();
-        let claimed = claim_dispatchable(&mut tx, 10, 10, 100).await.unwrap();
+        let claimed = claim_dispatchable(&mut tx, "me", 10, 10, 100).await.unwrap();
         assert_eq!(claimed.iter().map(|row| row.order_id).collect::<Vec<_>>(), [a, b]);
         assert!(claimed.iter().all(|row| row.held));
         assert_eq!(claimed[1].request_hash, Some(keccak256("{}")));
@@ -504,7 +526,7 @@ pub(crate) mod tests {
         let id = B256::repeat_byte(1);
         let mut tx = store.write().await.unwrap();
         assert!(accounts::reserve(&mut tx, id, PAYER, TOKEN, KEEPER, 10, 10).await.unwrap());
-        insert_signed(&mut tx, &signed(id, &order(1), B256::ZERO), 10, 0, 5).await.unwrap();
+        insert_signed(&mut tx, &signed(id, &order(1), B256::ZERO), "me", 10, (0, 5)).await.unwrap();
         assert!(set_state(&mut tx, id, &[OrderState::Open], OrderState::Completed, None).await.unwrap());
         tx.commit().await.unwrap();
         assert_eq!(reserved(&store).await, 10);
@@ -530,7 +552,7 @@ pub(crate) mod tests {
         let store = store(&dir).await;
         let [a, b] = [1, 2].map(B256::repeat_byte);
         let mut tx = store.write().await.unwrap();
-        insert_signed(&mut tx, &signed(a, &order(1), B256::ZERO), 0, 0, 5).await.unwrap();
+        insert_signed(&mut tx, &signed(a, &order(1), B256::ZERO), "me", 0, (0, 5)).await.unwrap();
         assert_eq!(nonce_holder(&mut *tx, a, &order(1)).await.unwrap(), None);
         assert_eq!(nonce_holder(&mut *tx, b, &order(1)).await.unwrap(), Some(a));
         assert_eq!(nonce_holder(&mut *tx, b, &Order { keeperId: B256::ZERO, ..order(1) }).await.unwrap(), None);

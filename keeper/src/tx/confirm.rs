@@ -7,6 +7,7 @@ use alloy::rpc::types::TransactionReceipt;
 use super::Manager;
 use super::classify::Class;
 use super::signer::{Payload, sign};
+use crate::crash;
 use crate::error::Result;
 use crate::store::events;
 use crate::store::txs::{self, Inclusion, TxRow};
@@ -48,7 +49,7 @@ impl Manager {
             return Ok(());
         }
         let now_ms = self.ctx.clock.now_ms();
-        let mut tx = self.ctx.store.write().await?;
+        let mut tx = self.lease.write(&self.ctx.store).await?;
         match receipt.as_ref().and_then(inclusion) {
             Some(found) if Some(found.block_hash) == row.block_hash => {
                 txs::conclude(&mut tx, row.tx_id, found.success, now_ms).await?;
@@ -85,12 +86,13 @@ impl Manager {
             if !found.success {
                 super::reverted(self.side, &row.kind, "reverted: on_chain");
             }
-            let mut tx = self.ctx.store.write().await?;
+            let mut tx = self.lease.write(&self.ctx.store).await?;
             txs::include(&mut tx, row.tx_id, &found, now_ms).await?;
             if view.instant {
                 txs::conclude(&mut tx, row.tx_id, found.success, now_ms).await?;
             }
             tx.commit().await?;
+            crash::point("after_include");
             tracing::info!(
                 tx_id = row.tx_id, intent = row.intent_key, hash = %found.tx_hash, block = found.block_number,
                 success = found.success, "included"
@@ -104,7 +106,7 @@ impl Manager {
         // No endpoint has a receipt: lost only when what took the nonce cannot be undone.
         let tag = if view.instant { BlockNumberOrTag::Latest } else { BlockNumberOrTag::Finalized };
         if nonce < view.rpc.nonce(self.me(), tag).await? {
-            let mut tx = self.ctx.store.write().await?;
+            let mut tx = self.lease.write(&self.ctx.store).await?;
             txs::requeue(&mut tx, row.tx_id, now_ms).await?;
             tx.commit().await?;
             metrics::counter!("quittance_tx_nonces_lost_total", "chain" => self.side.as_str()).increment(1);
@@ -179,13 +181,10 @@ impl Manager {
             calldata: row.calldata.clone(),
         };
         let attempt = sign(&self.key, &payload, fee, now_ms)?;
-        let mut tx = self.ctx.store.write().await?;
-        if !self.lease.guard(&mut tx, now_ms).await? {
-            tx.rollback().await?;
-            return Ok(false);
-        }
+        let mut tx = self.lease.write(&self.ctx.store).await?;
         txs::add_attempt(&mut tx, row.tx_id, &attempt).await?;
         tx.commit().await?;
+        crash::point("after_replace_before_send");
         tracing::info!(
             tx_id = row.tx_id,
             nonce,

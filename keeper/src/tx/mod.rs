@@ -26,7 +26,7 @@ use self::signer::{Payload, sign};
 use crate::chain::{Side, View};
 use crate::ctx::SharedCtx;
 use crate::error::{Error, Result};
-use crate::store::leases::{Lease, installation};
+use crate::store::leases::Lease;
 use crate::store::txs::{self, Attempt, NewTx, TxRow};
 use crate::{crash, crypto};
 
@@ -89,7 +89,7 @@ pub(crate) struct Manager {
 impl Manager {
     pub(crate) fn new(ctx: SharedCtx, side: Side, key: PrivateKeySigner) -> Self {
         let name = format!("signer:{}:{}", side.view(&ctx).chain_id, key.address());
-        let lease = Lease::new(name, installation(&ctx.config.api.listen));
+        let lease = Lease::new(name, &ctx.installation);
         Self { ctx, side, key, lease, reverts: HashMap::new() }
     }
 
@@ -108,7 +108,7 @@ impl Manager {
 
     /// One look.
     pub(crate) async fn tick(&mut self) -> Result<()> {
-        if !self.lease.hold(&self.ctx.store, self.ctx.clock.now_ms()).await? {
+        if !self.lease.hold(&self.ctx.store, self.ctx.clock.elapsed_ms()).await? {
             return Ok(());
         }
         let latest = self.view().rpc.nonce(self.me(), BlockNumberOrTag::Latest).await?;
@@ -247,7 +247,7 @@ impl Manager {
     }
 
     async fn quarantine(&self, tx_id: i64, reason: &str) -> Result<()> {
-        let mut tx = self.ctx.store.write().await?;
+        let mut tx = self.lease.write(&self.ctx.store).await?;
         txs::quarantine(&mut tx, tx_id, reason, self.ctx.clock.now_ms()).await?;
         tx.commit().await?;
         metrics::counter!("quittance_tx_quarantined_total", "chain" => self.side.as_str()).increment(1);
@@ -259,7 +259,7 @@ impl Manager {
         let mut tx = self.ctx.store.write().await?;
         let next = txs::next_nonce(&mut *tx, payload.chain_id, self.me(), latest).await?;
         let stored = next == payload.nonce
-            && self.lease.guard(&mut tx, attempt.created_ms).await?
+            && self.lease.guard(&mut tx).await?
             && txs::allocate(&mut tx, row.tx_id, self.me(), (payload.nonce, payload.gas_limit), attempt).await?;
         if !stored {
             tx.rollback().await?;
@@ -309,7 +309,7 @@ impl Manager {
         };
         let mut tx = self.ctx.store.write().await?;
         let tx_id = txs::enqueue(&mut tx, &new, now_ms).await?;
-        let stored = self.lease.guard(&mut tx, now_ms).await?
+        let stored = self.lease.guard(&mut tx).await?
             && txs::allocate(&mut tx, tx_id, self.me(), (nonce, payload.gas_limit), &attempt).await?;
         if !stored {
             return Ok(tx.rollback().await?);

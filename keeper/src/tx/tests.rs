@@ -38,7 +38,7 @@ impl Bed {
     /// Base makes no block unless told to.
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let chains = Chains::start(dir.path()).await.unwrap();
+        let chains = Chains::start(dir.path(), 1).await.unwrap();
         chains.base.pause().await.unwrap();
         let key = Key::of("manager").unwrap();
         fund(&chains, key.address()).await.unwrap();
@@ -380,7 +380,7 @@ async fn two_keepers_with_one_key_never_sign_the_same_nonce() {
     other.tick().await.unwrap();
     assert_eq!(bed.state(second).await, TxState::Queued, "only who has the role sends");
     // The first one hangs; its role ends, the second goes on, and the first is fenced when it comes back.
-    there.clock.shift(16_000);
+    there.clock.pass(16_000);
     other.tick().await.unwrap();
     assert_eq!(bed.row(second).await.nonce, Some(1));
     let third = bed.enqueue("c", TARGET).await;
@@ -409,6 +409,6 @@ async fn two_keepers_with_one_key_never_sign_the_same_nonce() {
 impl Bed {
     /// Takes the signer's role without looking at anything.
     async fn tick_lease(&mut self) {
-        assert!(self.manager.lease.hold(&self.ctx.store, self.ctx.clock.now_ms()).await.unwrap());
+        assert!(self.manager.lease.hold(&self.ctx.store, self.ctx.clock.elapsed_ms()).await.unwrap());
     }
 }

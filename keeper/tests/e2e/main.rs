@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod chain_faults;
-mod crash;
 mod harness;
 mod privacy;
 mod refusals;

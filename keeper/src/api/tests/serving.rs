@@ -121,7 +121,7 @@ async fn what_was_at_a_node_is_taken_up_at_the_next_start() {
     assert_eq!(api.post("/orders", submission(&order, REQUEST, 0x77), &prefer).await.0, 202);
     let now_ms = ctx.clock.now_ms();
     let mut tx = ctx.store.write().await.unwrap();
-    assert!(orders::claim(&mut tx, id(&order), now_ms, now_ms + 3_600_000).await.unwrap());
+    assert!(orders::claim(&mut tx, id(&order), &ctx.installation, now_ms, now_ms + 3_600_000).await.unwrap());
     tx.commit().await.unwrap();
     tokio::spawn(dispatch::run(ctx.clone(), api.stop.clone()));
     assert_eq!(api.submit(&order).await.0, 200);

@@ -85,7 +85,7 @@ async fn database(config: &Config, store: &Store) -> Result<Value> {
         .await?
         .iter()
         .map(|role| {
-            json!({ "name": role.name, "owner": role.owner, "epoch": role.epoch, "held": role.expires_ms > now_ms })
+            json!({ "name": role.name, "owner": role.owner, "epoch": role.epoch, "beat": role.beat, "held": !role.owner.is_empty() })
         })
         .collect();
     Ok(json!({
