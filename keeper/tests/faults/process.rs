@@ -6,6 +6,7 @@ use alloy::primitives::B256;
 use quittance::crash::{POINTS, RARE};
 use serde_json::json;
 
+use crate::proxy::Fault;
 use crate::wallet::{Consumer, Signed, Terms, Wallet, hand_in, ids};
 use crate::world::{Keeper, PATIENCE, Setup, World, none, until};
 use crate::{Group, scenarios};
@@ -248,17 +249,17 @@ async fn clock_steps(world: &mut World) {
     }
     keeper.wait_for(&ids(&orders), &["settled", "final"]).await;
 
-    // The same with a transaction that nobody mines.
-    world.chain().pause().await.unwrap();
+    // The same with a transaction that no pool has: it must be sent again by the time that it is now.
+    let swallowed = world.base.always(&["eth_sendRawTransaction"], Fault::Swallow);
     let stuck = wallet.ask(world, &keeper, "Unmined", 1).await;
     keeper.wait_count("SELECT COUNT(*) FROM txs WHERE kind = 'settle_batch' AND state = 'sent'", 1).await;
     step(2);
     keeper
         .wait_count("SELECT COUNT(*) FROM attempts a JOIN txs t ON t.tx_id = a.tx_id WHERE t.state = 'sent'", 2)
         .await;
+    until("the second envelope", || async { swallowed.struck() >= 2 }).await;
     step(0);
-    world.chain().call("anvil_dropAllTransactions", none()).await.unwrap();
-    world.chain().resume().await.unwrap();
+    world.base.heal();
     keeper.wait_for(&ids(&stuck), &["final"]).await;
 
     // Behind the others: answers come from what it takes for the future, and so do orders.
