@@ -11,11 +11,24 @@ pub struct Clock {
     /// What tests let pass beyond real time.
     passed_ms: Arc<AtomicI64>,
     start: Instant,
+    /// By how much the wall clock was ahead of the time that passed when it was read last, and by how much it was set back since
+    /// anybody asked.
+    ahead_ms: Arc<AtomicI64>,
+    back_ms: Arc<AtomicI64>,
 }
+
+/// Steps back of at most so many milliseconds are waited out.
+const TOLERANCE_MS: i64 = 2_000;
 
 impl Default for Clock {
     fn default() -> Self {
-        Self { shift_ms: Arc::default(), passed_ms: Arc::default(), start: Instant::now() }
+        Self {
+            shift_ms: Arc::default(),
+            passed_ms: Arc::default(),
+            start: Instant::now(),
+            ahead_ms: Arc::new(AtomicI64::new(i64::MIN)),
+            back_ms: Arc::default(),
+        }
     }
 }
 
@@ -24,7 +37,21 @@ impl Clock {
     pub fn now_ms(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let shift = self.shift_ms.load(Ordering::Relaxed).saturating_add(stepped::ms());
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX).saturating_add(shift)
+        let now_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX).saturating_add(shift);
+        let ahead = now_ms.saturating_sub(self.elapsed_ms());
+        let before = self.ahead_ms.fetch_max(ahead, Ordering::Relaxed);
+        if ahead < before.saturating_sub(TOLERANCE_MS) {
+            self.ahead_ms.store(ahead, Ordering::Relaxed);
+            self.back_ms.fetch_max(before.saturating_sub(ahead), Ordering::Relaxed);
+        }
+        now_ms
+    }
+
+    /// By how many milliseconds the wall clock was set back since this was asked last, as far as anybody who read it could see;
+    /// 0 if it was not.
+    pub fn set_back_ms(&self) -> i64 {
+        self.now_ms();
+        self.back_ms.swap(0, Ordering::Relaxed)
     }
 
     /// Unix seconds.
@@ -78,6 +105,12 @@ mod tests {
         let clock = Clock::default();
         clock.shift(-3_600_000);
         assert!((0..60_000).contains(&clock.elapsed_ms()));
+        assert_eq!(clock.set_back_ms(), 0, "nobody saw what it was before");
+        clock.shift(7_200_000);
+        clock.now_ms();
+        clock.shift(-7_200_000);
+        assert!(clock.clone().set_back_ms() > 7_000_000, "however short it was ahead");
+        assert_eq!(clock.set_back_ms(), 0);
         clock.pass(7_200_000);
         assert!(clock.elapsed_ms() >= 7_200_000);
         assert!(clock.clone().now_ms() - Clock::default().now_ms() > 3_500_000);

@@ -11,25 +11,22 @@ use crate::store::steps;
 
 /// Milliseconds between looks.
 const TICK_MS: u64 = 1_000;
-/// Steps back of at most so many milliseconds are waited out.
-const TOLERANCE_MS: i64 = 2_000;
 
 /// Runs until `stop`. A start counts as a step: nobody knows what happened before.
 ///
 /// # Errors
 /// `store_failed`: the next start of the loop does it again.
 pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
-    let mut offset: Option<i64> = None;
+    let mut started = false;
     while !stop.is_cancelled() {
         ctx.life.beat("steps");
-        let now = ctx.clock.now_ms().saturating_sub(ctx.clock.elapsed_ms());
-        if offset.is_none_or(|before| now < before.saturating_sub(TOLERANCE_MS)) {
-            if let Some(before) = offset {
-                tracing::warn!(ms = before.saturating_sub(now), "the machine's clock was set back");
-            }
+        let ms = ctx.clock.set_back_ms();
+        if ms > 0 {
+            tracing::warn!(ms, "the machine's clock was set back");
+        }
+        if ms > 0 || !std::mem::replace(&mut started, true) {
             pull_back(&ctx).await?;
         }
-        offset = Some(offset.map_or(now, |before| if (before - now).abs() > TOLERANCE_MS { now } else { before }));
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(Duration::from_millis(TICK_MS)) => {}
