@@ -96,27 +96,6 @@ mod stepped {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_step_of_the_wall_clock_is_no_time_that_passed() {
-        let clock = Clock::default();
-        clock.shift(-3_600_000);
-        assert!((0..60_000).contains(&clock.elapsed_ms()));
-        assert_eq!(clock.set_back_ms(), 0, "nobody saw what it was before");
-        clock.shift(7_200_000);
-        clock.now_ms();
-        clock.shift(-7_200_000);
-        assert!(clock.clone().set_back_ms() > 7_000_000, "however short it was ahead");
-        assert_eq!(clock.set_back_ms(), 0);
-        clock.pass(7_200_000);
-        assert!(clock.elapsed_ms() >= 7_200_000);
-        assert!(clock.clone().now_ms() - Clock::default().now_ms() > 3_500_000);
-    }
-}
-
 /// Unix seconds of an RFC 3339 time in UTC; fractions are dropped.
 pub fn unix_seconds(text: &str) -> Option<i64> {
     let text = text.strip_suffix('Z').or_else(|| text.strip_suffix("+00:00"))?;
@@ -152,5 +131,21 @@ mod tests {
         for bad in ["", "2026-11-20", "2026-13-20T00:00:00Z", "2026-11-20T00:00:00+01:00", "2026-11-20T25:00:00Z"] {
             assert_eq!(unix_seconds(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_is_no_time_that_passed() {
+        let clock = Clock::default();
+        clock.shift(-3_600_000);
+        assert!((0..60_000).contains(&clock.elapsed_ms()));
+        assert_eq!(clock.set_back_ms(), 0, "nobody saw what it was before");
+        clock.shift(7_200_000);
+        clock.now_ms();
+        clock.shift(-7_200_000);
+        assert!(clock.clone().set_back_ms() > 7_000_000, "however short it was ahead");
+        assert_eq!(clock.set_back_ms(), 0);
+        clock.pass(7_200_000);
+        assert!(clock.elapsed_ms() >= 7_200_000);
+        assert!(clock.clone().now_ms() - Clock::default().now_ms() > 3_500_000);
     }
 }
