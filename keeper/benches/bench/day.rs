@@ -18,6 +18,7 @@ use quittance::merkle::Tree;
 use quittance::store::apply::{self, Rules};
 use quittance::store::completions::{Completion, Matched, Metered, Usage};
 use quittance::store::events::{self, Cursor};
+use quittance::store::leases::Lease;
 use quittance::store::txs::{self, Attempt, Inclusion};
 use quittance::store::{Store, WriteTx, accounts, intake};
 use quittance::tx::fees::Fee;
@@ -89,6 +90,7 @@ struct Day {
     ledger_seq: u64,
     batches: u64,
     ending: VecDeque<Vec<u64>>,
+    role: Lease,
 }
 
 impl Day {
@@ -107,6 +109,8 @@ impl Day {
             accounts::put_lock(&mut tx, lane, u128::MAX / 2, u64::from(u32::MAX)).await?;
         }
         tx.commit().await?;
+        let mut role = Lease::new("day", &ctx.installation);
+        ensure!(role.hold(&ctx.store, 0).await?, "the role is another's");
         Ok(Self {
             ctx: Arc::clone(ctx),
             rules,
@@ -117,6 +121,7 @@ impl Day {
             ledger_seq: 0,
             batches: 0,
             ending: VecDeque::new(),
+            role,
         })
     }
 
@@ -148,12 +153,12 @@ impl Day {
         }
         // A first look at a chain without a head does nothing.
         self.mine(number, Vec::new()).await?;
-        settle::tick(&self.ctx).await?;
-        settle::tick(&self.ctx).await?;
+        settle::tick(&self.ctx, &self.role).await?;
+        settle::tick(&self.ctx, &self.role).await?;
         let logs = self.settle_queued(number).await?;
         ensure!(!logs.is_empty(), "no batch was frozen");
         self.mine(number, logs).await?;
-        finish::sweep(&self.ctx).await?;
+        finish::sweep(&self.ctx, &self.role).await?;
         Ok(())
     }
 
