@@ -308,8 +308,8 @@ interface IInferenceEscrow {
 
     /// @notice Stops deposits, locks and `openOrder` until a time; while that runs, brings its end forward. Guardian only; nothing else
     ///         can be stopped, ever, and a pause that runs cannot be prolonged.
-    /// @param until At most `MAX_PAUSE` seconds from now, or the end of the running pause; not within `PAUSE_GAP` seconds after the
-    ///              end of the last one.
+    /// @param until At most `MAX_PAUSE` seconds from now, not within `PAUSE_GAP` seconds after the end of the last pause. While one runs:
+    ///              at most its end; a time that has passed ends it now.
     function pause(uint40 until) external;
 
     // ── Views ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -40,8 +40,8 @@ impl Default for Periods {
             lock_tail: 60,
             min_capture_time: 10,
             max_order_age: 300,
-            max_pause: 60,
-            pause_gap: 90,
+            max_pause: 300,
+            pause_gap: 301,
             grace: 3_600,
         }
     }

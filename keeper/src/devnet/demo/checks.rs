@@ -44,6 +44,7 @@ pub async fn all(evidence: &Evidence<'_>) -> Vec<Check> {
         check("failover_paid_once", evidence.failover()),
         check("unanswered_order_reclaimed", evidence.reclaimed().await),
         check("survived_kill", evidence.survived()),
+        check("exit_while_paused", super::exit::check(evidence.stage, evidence.seen).await),
         check("all_final", evidence.last().await),
         check("receipts_verify_offline", evidence.verified.clone()),
         check("money_adds_up", evidence.money().await),

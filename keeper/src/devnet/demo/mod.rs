@@ -1,7 +1,8 @@
-//! The demonstration: six things that must hold, shown with real chains, processes, signatures and money of no worth.
+//! The demonstration: seven things that must hold, shown with real chains, processes, signatures and money of no worth.
 
 pub mod chain;
 pub mod checks;
+pub mod exit;
 pub mod finish;
 mod kill;
 pub mod stage;
@@ -26,7 +27,7 @@ fn say(started: Instant, text: &str) {
     let _ = writeln!(std::io::stderr(), "[{:>5.1} s] {text}", started.elapsed().as_secs_f64());
 }
 
-/// Plays all six steps on a running devnet and checks what came of them. The stage is left running.
+/// Plays all seven steps on a running devnet and checks what came of them. The stage is left running.
 ///
 /// # Errors
 /// The first thing that did not happen at all; what happened wrongly is a failed check of the report.
@@ -38,6 +39,7 @@ pub async fn play(devnet: Devnet, program: PathBuf, inferences: usize, started: 
     steps::protocol_orders(&mut stage).await?;
     say(started, "4. an order names a node that is no more: nobody will answer");
     steps::open_unanswered(&mut stage).await?;
+    exit::commit(&mut stage).await?;
     say(started, &format!("2. wallets hand in {inferences} signed orders over HTTP, {} at once", stage::CONCURRENCY));
     stage.hand_in(inferences, "orders over HTTP").await?;
     say(started, "3. a node signs wrongly: its answer is refused, another node is asked");
@@ -55,8 +57,9 @@ pub async fn play(devnet: Devnet, program: PathBuf, inferences: usize, started: 
     say(started, "6. windows pass, nodes are paid, inferences are recorded on OpenGradient");
     let patience = Duration::from_secs(90 + u64::try_from(inferences / 4).unwrap_or(0));
     let receipts = finish::receipts(&stage, patience).await?;
-    stage.note_peak();
     say(started, &format!("   {} receipts are final; verifying them offline and counting the money", receipts.len()));
+    say(started, "7. the keeper is stopped, the guardian pauses; a payer takes its money out with an RPC URL alone");
+    exit::leave(&mut stage).await?;
     let report = finish::report(&stage, receipts, started).await?;
     Ok((stage, report))
 }

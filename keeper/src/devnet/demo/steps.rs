@@ -1,4 +1,4 @@
-//! The demo's six steps.
+//! The demo's first six steps.
 
 use std::time::Duration;
 
@@ -190,7 +190,11 @@ pub async fn reclaim_unanswered(stage: &Stage) -> Result<()> {
     Err(Error::Io(std::io::Error::other(format!("order reclaim: {}", String::from_utf8_lossy(&said)))))
 }
 
-async fn head_time(stage: &Stage) -> Result<u64> {
+/// Time of the newest block, unix seconds.
+///
+/// # Errors
+/// `rpc_failed`.
+pub async fn head_time(stage: &Stage) -> Result<u64> {
     let base = &stage.devnet.chains.base;
     let rpc = |message: String| Error::Rpc { chain_id: base.chain_id, message };
     let block = base.provider().get_block(alloy::eips::BlockId::latest()).await.map_err(|e| rpc(e.to_string()))?;

@@ -18,6 +18,7 @@ pub struct Story {
     pub bad_node: BadNode,
     pub unanswered: Unanswered,
     pub kill: Kill,
+    pub exit: Exit,
 }
 
 /// A contract's order.
@@ -75,6 +76,27 @@ pub struct Kill {
     pub undispatched: Vec<B256>,
     /// Batches that were broadcast and in no block.
     pub unmined: Vec<Unmined>,
+}
+
+/// A payer who left while keepers were stopped and the guardian had paused.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exit {
+    pub payer: Address,
+    pub token: Address,
+    /// All that it deposited, token units.
+    pub amount: String,
+    /// The order that nobody answered.
+    pub order_id: B256,
+    /// End of order and lock, unix seconds.
+    pub until: u64,
+    /// Account of the keeper that was stopped.
+    pub keeper: Address,
+    pub stopped_pid: u32,
+    /// Transaction with which the guardian paused.
+    pub paused: B256,
+    /// Stable code with which a new lock was refused meanwhile.
+    pub refused: String,
 }
 
 /// A transaction in no block.
