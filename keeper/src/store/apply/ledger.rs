@@ -9,7 +9,7 @@ use super::escrow::Gathered;
 use super::{Rules, content};
 use crate::chain::logs::{ChainLog, Contract, Event, LedgerEvents, decode};
 use crate::error::{Error, Result};
-use crate::store::{WriteTx, captures, events, receipts};
+use crate::store::{WriteTx, captures, events, receipts, txs};
 use crate::types::b256;
 
 /// What one transaction has done so far.
@@ -81,7 +81,7 @@ pub(super) async fn apply(
                 return Ok(());
             };
             settling.settled = true;
-            batch_settled(tx, log, batch_id, &e.record, &captured).await
+            batch_settled(tx, rules.chain_id, log, batch_id, (&e.record, &captured)).await
         }
         LedgerEvents::RowSkipped(e) => {
             let Some(batch_id) = settling.batch().filter(|_| e.keeperId == rules.keeper_id) else { return Ok(()) };
@@ -134,10 +134,10 @@ pub(super) async fn finish(tx: &mut WriteTx, rules: &Rules, log: &ChainLog, sett
 
 async fn batch_settled(
     tx: &mut WriteTx,
+    chain_id: u64,
     log: &ChainLog,
     batch_id: i64,
-    record: &BatchRecord,
-    captured: &[B256],
+    (record, captured): (&BatchRecord, &[B256]),
 ) -> Result<()> {
     sqlx::query(
         "UPDATE batches SET state = 'included', chain_batch_id = $1, record = $2, receipts_root = $3, settled_at = $4,
@@ -167,7 +167,7 @@ async fn batch_settled(
         metrics::counter!("quittance_receipt_roots_unlike_total").increment(1);
         tracing::error!(batch_id, root = %record.receiptsRoot, "the ledger's receipts root is not that of our receipts");
     }
-    let bps = fee_bps(tx, log).await?;
+    let bps = fee_bps(tx, chain_id, log).await?;
     let mut settled = Vec::with_capacity(captured.len());
     for (row, order_id) in (0_i64..).zip(captured) {
         let Some(receipt) = rows.get(order_id) else {
@@ -253,15 +253,21 @@ async fn captured_by(tx: &mut WriteTx, tx_hash: B256, until: u64) -> Result<Vec<
 }
 
 /// The ledger's fee at an event, in basis points: the last `FeeSet` before it.
-async fn fee_bps(tx: &mut WriteTx, log: &ChainLog) -> Result<u16> {
-    let row = sqlx::query(
-        "SELECT topics, data FROM events WHERE contract = $1 AND name = 'FeeSet' AND seq < $2 ORDER BY seq DESC LIMIT 1",
-    )
-    .bind(log.address.to_vec())
-    .bind(events::column(log.seq)?)
-    .fetch_optional(&mut **tx)
-    .await?;
-    let Some(row) = row else { return Ok(0) };
+async fn fee_bps(tx: &mut WriteTx, chain_id: u64, log: &ChainLog) -> Result<u16> {
+    // By name alone, and put in order here: there are few of them, and an order in the statement leads SQLite through all
+    // events of the chain.
+    let set = sqlx::query("SELECT contract, seq, topics, data FROM events WHERE chain_id = $1 AND name = 'FeeSet'")
+        .bind(txs::chain_column(chain_id)?)
+        .fetch_all(&mut **tx)
+        .await?;
+    let mut last = None;
+    for row in &set {
+        let (contract, seq): (Vec<u8>, u64) = (row.try_get("contract")?, events::number(row, "seq")?);
+        if contract == log.address.as_slice() && seq < log.seq && last.is_none_or(|(before, _)| before < seq) {
+            last = Some((seq, row));
+        }
+    }
+    let Some((_, row)) = last else { return Ok(0) };
     let topics: Vec<u8> = row.try_get("topics")?;
     let topic = b256("events", topics.get(..32).unwrap_or_default())?;
     match decode(Contract::Ledger, &[topic], &row.try_get::<Vec<u8>, _>("data")?) {
