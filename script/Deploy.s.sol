@@ -5,6 +5,7 @@ import {IAccessManager} from "@openzeppelin/contracts/access/manager/IAccessMana
 import {Script} from "forge-std/Script.sol";
 import {IFeeSplitter} from "../contracts/interfaces/IFeeSplitter.sol";
 import {IDeployer} from "../contracts/interfaces/IDeployer.sol";
+import {IDisputeGame} from "../contracts/interfaces/IDisputeGame.sol";
 import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
 import {IKeeperRegistry} from "../contracts/interfaces/IKeeperRegistry.sol";
 import {INodeRegistry} from "../contracts/interfaces/INodeRegistry.sol";
@@ -14,17 +15,18 @@ import {Access} from "./Access.sol";
 import {Artifacts} from "./Artifacts.sol";
 
 /// @notice Deploys the Base side with the production periods.
-/// @dev forge script script/Deploy.s.sol --sig "base(address,address)" ADMIN GUARDIAN --rpc-url URL --account KEYSTORE --broadcast
+/// @dev forge script script/Deploy.s.sol --sig "base(address,address,address,uint128)" ADMIN GUARDIAN BOND_TOKEN SLASH --rpc-url URL --account KEYSTORE --broadcast
 ///      forge script script/Deploy.s.sol --sig "inbox(address)" TEE_REGISTRY --rpc-url OPENGRADIENT --account KEYSTORE --broadcast
 ///      Contracts check only how their periods relate, so that a devnet can use seconds; the floors are here.
 contract Deploy is Script {
     struct Base {
         IAccessManager manager;
         INodeRegistry nodes;
-        IKeeperRegistry keepers;
         address verifier;
         IInferenceEscrow escrow;
         ISettlementLedger ledger;
+        IDisputeGame game;
+        IKeeperRegistry keepers;
         IFeeSplitter splitter;
     }
 
@@ -32,6 +34,8 @@ contract Deploy is Script {
         uint40 window;
         /// Time that a challenge leaves to answer it.
         uint40 response;
+        /// For which only a verified settlement can capture the money of a void row.
+        uint40 reopen;
         /// From scheduling what the admin does to doing it.
         uint32 adminDelay;
         uint40 feeEpoch;
@@ -39,11 +43,17 @@ contract Deploy is Script {
         IInferenceEscrow.Periods escrow;
     }
 
+    struct Bonds {
+        address token;
+        uint128 slash;
+    }
+
     error PeriodTooShort(string name, uint40 actual, uint40 floor);
     error PeriodTooLong(string name, uint40 actual, uint40 ceiling);
     error ZeroAddress();
     /// @notice The deployer gives everything up, so it cannot be the admin.
     error AdminDeploys(address admin);
+    error ZeroSlash();
     error WrongAddress(address actual, address expected);
 
     /// @dev The same on every chain, and where signers of deposits expect it.
@@ -56,6 +66,7 @@ contract Deploy is Script {
         return Periods({
             window: 24 hours,
             response: 24 hours,
+            reopen: 24 hours,
             adminDelay: 7 days,
             feeEpoch: 7 days,
             grace: 1 hours,
@@ -74,6 +85,7 @@ contract Deploy is Script {
     function check(Periods memory periods) public pure {
         _floor("window", periods.window, 24 hours);
         _floor("response", periods.response, 24 hours);
+        _floor("reopen", periods.reopen, 24 hours);
         // Whatever was recorded before the admin showed what it wants is decided before it comes true, with a day to see it.
         _floor("adminDelay", periods.adminDelay, periods.window + periods.response + 24 hours + 1);
         _floor("feeEpoch", periods.feeEpoch, 1 days);
@@ -90,13 +102,22 @@ contract Deploy is Script {
     /// @notice Deploys the Base side. What `admin` (a multisig) does waits `adminDelay` in the AccessManager, which is the timelock;
     ///         `guardian` can revoke nodes and pause deposits, locks and `openOrder`. Fees are 0 and go to a splitter whose
     ///         only share is the admin's until it names others.
-    function base(address admin, address guardian) external returns (Base memory deployed) {
-        return base(admin, guardian, production());
+    /// @param bondToken Token of the keepers' bonds.
+    /// @param slash What one unproven row costs a keeper, in that token's smallest unit.
+    function base(address admin, address guardian, address bondToken, uint128 slash)
+        external
+        returns (Base memory deployed)
+    {
+        return base(admin, guardian, Bonds(bondToken, slash), production());
     }
 
     /// @notice As above with other periods, which must pass `check`.
-    function base(address admin, address guardian, Periods memory periods) public returns (Base memory deployed) {
-        require(admin != address(0) && guardian != address(0), ZeroAddress());
+    function base(address admin, address guardian, Bonds memory bond, Periods memory periods)
+        public
+        returns (Base memory deployed)
+    {
+        require(admin != address(0) && guardian != address(0) && bond.token != address(0), ZeroAddress());
+        require(bond.slash != 0, ZeroSlash());
         check(periods);
         vm.startBroadcast();
         (, address sender,) = vm.readCallers();
@@ -104,35 +125,21 @@ contract Deploy is Script {
         deployed.manager = IAccessManager(Artifacts.deploy("AccessManager", abi.encode(sender)));
         deployed.nodes =
             INodeRegistry(Artifacts.deploy("NodeRegistry", abi.encode(address(deployed.manager), periods.grace)));
-        deployed.keepers = IKeeperRegistry(Artifacts.deploy("KeeperRegistry"));
         deployed.verifier = Artifacts.deploy("RsaPssVerifier");
         deployed.nodes.setVerifier(deployed.verifier, true);
         deployed.nodes.setMirrorVerifier(deployed.verifier);
 
-        IDeployer deployer = IDeployer(Artifacts.deploySalted("Deployer", abi.encode(sender), 0));
-        address escrow = deployer.addressAt(1);
-        address ledger = deployer.addressAt(2);
-        bytes[] memory initcodes = new bytes[](2);
-        initcodes[0] =
-            Artifacts.initcode("InferenceEscrow", abi.encode(ledger, periods.escrow, PERMIT2, deployed.manager));
-        initcodes[1] = Artifacts.initcode(
-            "SettlementLedger", abi.encode(escrow, deployed.nodes, deployed.keepers, periods.window, deployed.manager)
-        );
-        address[] memory created = deployer.deploy(initcodes);
-        require(created[0] == escrow, WrongAddress(created[0], escrow));
-        require(created[1] == ledger, WrongAddress(created[1], ledger));
-        deployed.escrow = IInferenceEscrow(escrow);
-        deployed.ledger = ISettlementLedger(ledger);
+        _createSet(deployed, periods, bond, sender);
 
         IFeeSplitter.Share[] memory shares = new IFeeSplitter.Share[](1);
         shares[0] = IFeeSplitter.Share(admin, 10_000);
         deployed.splitter = IFeeSplitter(
-            Artifacts.deploy("FeeSplitter", abi.encode(escrow, deployed.manager, periods.feeEpoch, shares))
+            Artifacts.deploy("FeeSplitter", abi.encode(deployed.escrow, deployed.manager, periods.feeEpoch, shares))
         );
         deployed.ledger.setFee(0, address(deployed.splitter));
 
         _guard(deployed.manager, "NodeRegistry", address(deployed.nodes));
-        _guard(deployed.manager, "InferenceEscrow", escrow);
+        _guard(deployed.manager, "InferenceEscrow", address(deployed.escrow));
         deployed.manager.grantRole(GUARDIAN_ROLE, guardian, 0);
         // The deployer keeps nothing.
         deployed.manager.grantRole(ADMIN_ROLE, admin, periods.adminDelay);
@@ -150,6 +157,38 @@ contract Deploy is Script {
     /// @dev Gives the guardian what contracts/access.json says; the admin has all other restricted functions by default.
     function _guard(IAccessManager manager, string memory name, address target) private {
         manager.setTargetFunctionRole(target, Access.selectorsOf(name, "guardian"), GUARDIAN_ROLE);
+    }
+
+    /// @dev The contracts that know each other, in the order of their nonces.
+    function _createSet(Base memory deployed, Periods memory periods, Bonds memory bond, address sender) private {
+        IDeployer deployer = IDeployer(Artifacts.deploySalted("Deployer", abi.encode(sender), 0));
+        address[] memory at = new address[](4);
+        for (uint256 i; i < 4; ++i) {
+            at[i] = deployer.addressAt(i + 1);
+        }
+        // In two transactions: all four come close to what one may cost.
+        bytes[] memory initcodes = new bytes[](2);
+        initcodes[0] =
+            Artifacts.initcode("InferenceEscrow", abi.encode(at[1], periods.escrow, PERMIT2, deployed.manager));
+        initcodes[1] = Artifacts.initcode(
+            "SettlementLedger",
+            abi.encode(at[0], deployed.nodes, at[3], at[2], periods.window, address(deployed.manager))
+        );
+        _create(deployer, initcodes, at, 0);
+        initcodes[0] = Artifacts.initcode("DisputeGame", abi.encode(at[1], periods.response, periods.reopen));
+        initcodes[1] = Artifacts.initcode("KeeperRegistry", abi.encode(at[1], at[2], bond.token, bond.slash));
+        _create(deployer, initcodes, at, 2);
+        deployed.escrow = IInferenceEscrow(at[0]);
+        deployed.ledger = ISettlementLedger(at[1]);
+        deployed.game = IDisputeGame(at[2]);
+        deployed.keepers = IKeeperRegistry(at[3]);
+    }
+
+    function _create(IDeployer deployer, bytes[] memory initcodes, address[] memory at, uint256 from) private {
+        address[] memory created = deployer.deploy(initcodes);
+        for (uint256 i; i < created.length; ++i) {
+            require(created[i] == at[from + i], WrongAddress(created[i], at[from + i]));
+        }
     }
 
     function _floor(string memory name, uint40 actual, uint40 floor) private pure {

@@ -11,6 +11,7 @@ import {Deploy} from "../script/Deploy.s.sol";
 contract DeployTest is Test {
     Deploy private _script;
     address private _admin = makeAddr("admin");
+    address private _token = makeAddr("bond token");
     address private _guardian = makeAddr("guardian");
 
     function setUp() public {
@@ -27,12 +28,20 @@ contract DeployTest is Test {
     }
 
     function test_base_contractsKnowEachOther_andTheDeployerKeepsNothing() public {
-        Deploy.Base memory deployed = _script.base(_admin, _guardian);
+        Deploy.Base memory deployed = _script.base(_admin, _guardian, _token, 100e6);
         assertEq(deployed.escrow.ledger(), address(deployed.ledger));
         assertEq(deployed.ledger.escrow(), address(deployed.escrow));
         assertEq(deployed.ledger.nodes(), address(deployed.nodes));
         assertEq(deployed.ledger.keepers(), address(deployed.keepers));
+        assertEq(deployed.ledger.disputes(), address(deployed.game));
         assertEq(deployed.ledger.WINDOW(), 24 hours);
+        assertEq(deployed.game.ledger(), address(deployed.ledger));
+        assertEq(deployed.game.RESPONSE(), 24 hours);
+        assertEq(deployed.game.REOPEN(), 24 hours);
+        assertEq(deployed.keepers.ledger(), address(deployed.ledger));
+        assertEq(deployed.keepers.disputes(), address(deployed.game));
+        assertEq(deployed.keepers.bondToken(), _token);
+        assertEq(deployed.keepers.SLASH(), 100e6);
         assertEq(deployed.nodes.mirrorVerifier(), deployed.verifier);
 
         uint64 admins = _script.ADMIN_ROLE();
@@ -53,33 +62,38 @@ contract DeployTest is Test {
         Deploy.Periods memory periods = _script.production();
         periods.window = 24 hours - 1;
         vm.expectRevert(abi.encodeWithSelector(Deploy.PeriodTooShort.selector, "window", 24 hours - 1, 24 hours));
-        _script.base(_admin, _guardian, periods);
+        _script.base(_admin, _guardian, Deploy.Bonds(_token, 100e6), periods);
+
+        periods = _script.production();
+        periods.response = 24 hours - 1;
+        vm.expectRevert(abi.encodeWithSelector(Deploy.PeriodTooShort.selector, "response", 24 hours - 1, 24 hours));
+        _script.base(_admin, _guardian, Deploy.Bonds(_token, 100e6), periods);
 
         periods = _script.production();
         periods.escrow.minCaptureTime = 1;
         vm.expectRevert(abi.encodeWithSelector(Deploy.PeriodTooShort.selector, "minCaptureTime", 1, 10 minutes));
-        _script.base(_admin, _guardian, periods);
+        _script.base(_admin, _guardian, Deploy.Bonds(_token, 100e6), periods);
 
         periods = _script.production();
         periods.escrow.maxLock = 8 days;
         vm.expectRevert(abi.encodeWithSelector(Deploy.PeriodTooLong.selector, "maxLock", 8 days, 7 days));
-        _script.base(_admin, _guardian, periods);
+        _script.base(_admin, _guardian, Deploy.Bonds(_token, 100e6), periods);
     }
 
     function test_base_adminDelay_isLongerThanAnyDispute() public {
         Deploy.Periods memory periods = _script.production();
         periods.adminDelay = 72 hours;
         vm.expectRevert(abi.encodeWithSelector(Deploy.PeriodTooShort.selector, "adminDelay", 72 hours, 72 hours + 1));
-        _script.base(_admin, _guardian, periods);
+        _script.base(_admin, _guardian, Deploy.Bonds(_token, 100e6), periods);
         periods.response = 48 hours;
         periods.adminDelay = 96 hours;
         vm.expectRevert(abi.encodeWithSelector(Deploy.PeriodTooShort.selector, "adminDelay", 96 hours, 96 hours + 1));
-        _script.base(_admin, _guardian, periods);
+        _script.base(_admin, _guardian, Deploy.Bonds(_token, 100e6), periods);
     }
 
     /// @dev The admin waits, at the very function; nobody else gets in.
     function test_admin_waitsItsDelay() public {
-        Deploy.Base memory deployed = _script.base(_admin, _guardian);
+        Deploy.Base memory deployed = _script.base(_admin, _guardian, _token, 100e6);
         address treasury = address(deployed.splitter);
         bytes memory call_ = abi.encodeCall(deployed.ledger.setFee, (100, treasury));
         address ledger = address(deployed.ledger);
@@ -101,7 +115,7 @@ contract DeployTest is Test {
 
     /// @dev Not even with a new role does the admin come sooner: giving it waits as well.
     function test_admin_cannotGiveItselfARoleAtOnce() public {
-        Deploy.Base memory deployed = _script.base(_admin, _guardian);
+        Deploy.Base memory deployed = _script.base(_admin, _guardian, _token, 100e6);
         vm.startPrank(_admin);
         vm.expectPartialRevert(IAccessManager.AccessManagerNotScheduled.selector);
         deployed.manager.grantRole(0, makeAddr("friend"), 0);
@@ -115,7 +129,7 @@ contract DeployTest is Test {
     }
 
     function test_guardian_pausesAndRevokes_atOnce_andNothingElse() public {
-        Deploy.Base memory deployed = _script.base(_admin, _guardian);
+        Deploy.Base memory deployed = _script.base(_admin, _guardian, _token, 100e6);
         vm.warp(1_800_000_000);
         vm.startPrank(_guardian);
         deployed.escrow.pause(uint40(block.timestamp) + 7 days);
@@ -130,13 +144,17 @@ contract DeployTest is Test {
 
     function test_base_deployerIsNotAdmin() public {
         vm.expectRevert(abi.encodeWithSelector(Deploy.AdminDeploys.selector, DEFAULT_SENDER));
-        _script.base(DEFAULT_SENDER, _guardian);
+        _script.base(DEFAULT_SENDER, _guardian, _token, 100e6);
     }
 
     function test_base_needsAdminAndGuardian() public {
         vm.expectRevert(Deploy.ZeroAddress.selector);
-        _script.base(address(0), _guardian);
+        _script.base(address(0), _guardian, _token, 100e6);
         vm.expectRevert(Deploy.ZeroAddress.selector);
-        _script.base(_admin, address(0));
+        _script.base(_admin, address(0), _token, 100e6);
+        vm.expectRevert(Deploy.ZeroAddress.selector);
+        _script.base(_admin, _guardian, address(0), 100e6);
+        vm.expectRevert(Deploy.ZeroSlash.selector);
+        _script.base(_admin, _guardian, _token, 0);
     }
 }

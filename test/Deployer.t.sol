@@ -42,15 +42,19 @@ contract DeployerTest is Test {
         assertEq(created[1], deployer.addressAt(2));
         assertEq(Knows(created[0]).OTHER(), created[1]);
         assertEq(IInferenceEscrow(created[1]).ledger(), created[0]);
-        assertTrue(deployer.deployed());
+        assertEq(deployer.count(), 2);
     }
 
-    function test_deploy_onlyOnce() public {
+    function test_deploy_inSeveralCalls() public {
         bytes[] memory initcodes = new bytes[](1);
         initcodes[0] = abi.encodePacked(type(Knows).creationCode, abi.encode(address(1)));
-        deployer.deploy(initcodes);
-        vm.expectRevert(IDeployer.AlreadyDeployed.selector);
-        deployer.deploy(initcodes);
+        vm.expectEmit(address(deployer));
+        emit IDeployer.Created(1, deployer.addressAt(1));
+        assertEq(deployer.deploy(initcodes)[0], deployer.addressAt(1));
+        vm.expectEmit(address(deployer));
+        emit IDeployer.Created(2, deployer.addressAt(2));
+        assertEq(deployer.deploy(initcodes)[0], deployer.addressAt(2));
+        assertEq(deployer.count(), 2);
     }
 
     function test_deploy_onlyOwner() public {
@@ -72,7 +76,7 @@ contract DeployerTest is Test {
         initcodes[0] = type(Refuses).creationCode;
         vm.expectRevert(Refuses.Never.selector);
         deployer.deploy(initcodes);
-        assertFalse(deployer.deployed());
+        assertEq(deployer.count(), 0);
     }
 
     function testFuzz_addressAt_isTheCreateAddress(uint64 nonce) public view {

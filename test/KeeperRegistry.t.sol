@@ -6,7 +6,8 @@ import {IKeeperRegistry} from "../contracts/interfaces/IKeeperRegistry.sol";
 import {Artifacts} from "../script/Artifacts.sol";
 
 contract KeeperRegistryTest is Test {
-    IKeeperRegistry private _registry = IKeeperRegistry(Artifacts.deploy("KeeperRegistry"));
+    IKeeperRegistry private _registry =
+        IKeeperRegistry(Artifacts.deploy("KeeperRegistry", abi.encode(address(1), address(2), address(3), 100e6)));
     address private _owner = makeAddr("owner");
     address private _payout = makeAddr("payout");
     address private _hot = makeAddr("hot");

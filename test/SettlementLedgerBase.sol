@@ -3,6 +3,7 @@ pragma solidity 0.8.36;
 
 import {Test} from "forge-std/Test.sol";
 import {IAccessManager} from "@openzeppelin/contracts/access/manager/IAccessManager.sol";
+import {IDisputeGame} from "../contracts/interfaces/IDisputeGame.sol";
 import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
 import {INodeRegistry} from "../contracts/interfaces/INodeRegistry.sol";
 import {ISettlementLedger} from "../contracts/interfaces/ISettlementLedger.sol";
@@ -17,7 +18,10 @@ import {TestToken} from "./mocks/TestToken.sol";
 abstract contract SettlementLedgerBase is Test {
     uint40 internal constant NOW = 1_800_000_000;
     uint40 internal constant WINDOW = 1 days;
+    uint40 internal constant RESPONSE = 1 days;
+    uint40 internal constant REOPEN = 1 days;
     uint40 internal constant GRACE = 1 hours;
+    uint128 internal constant SLASH = 100e6;
     address internal constant PERMIT2 = 0x000000000022D473030F116dDEE9F6B43aC78BA3;
     uint256 private constant P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551;
 
@@ -47,6 +51,8 @@ abstract contract SettlementLedgerBase is Test {
     ISettlementLedger internal ledger;
     IERC7913SignatureVerifier internal rsa;
     IERC7913SignatureVerifier internal p256;
+    IDisputeGame internal game;
+    TestToken internal bondToken;
     TestToken internal token;
 
     NodeKeys internal node;
@@ -64,17 +70,22 @@ abstract contract SettlementLedgerBase is Test {
         vm.chainId(8453);
         manager = IAccessManager(Artifacts.deploy("AccessManager", abi.encode(address(this))));
         nodes = INodeRegistry(Artifacts.deploy("NodeRegistry", abi.encode(address(manager), GRACE)));
-        keepers = IKeeperRegistry(Artifacts.deploy("KeeperRegistry"));
-        address expected = vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + 1);
+        bondToken = new TestToken();
+        // Escrow, ledger, dispute game and keeper registry know each other.
+        uint256 nonce = vm.getNonce(address(this));
+        address expected = vm.computeCreateAddress(address(this), nonce + 1);
+        address game_ = vm.computeCreateAddress(address(this), nonce + 2);
+        address keepers_ = vm.computeCreateAddress(address(this), nonce + 3);
         IInferenceEscrow.Periods memory periods =
             IInferenceEscrow.Periods(7 days, 1 days, 10 minutes, 5 minutes, 7 days, 30 days);
         escrow = IInferenceEscrow(Artifacts.deploy("InferenceEscrow", abi.encode(expected, periods, PERMIT2, manager)));
         ledger = ISettlementLedger(
-            Artifacts.deploy(
-                "SettlementLedger", abi.encode(address(escrow), address(nodes), address(keepers), WINDOW, manager)
-            )
+            Artifacts.deploy("SettlementLedger", abi.encode(escrow, nodes, keepers_, game_, WINDOW, address(manager)))
         );
         require(address(ledger) == expected, "ledger address");
+        game = IDisputeGame(Artifacts.deploy("DisputeGame", abi.encode(ledger, RESPONSE, REOPEN)));
+        keepers = IKeeperRegistry(Artifacts.deploy("KeeperRegistry", abi.encode(ledger, game, bondToken, SLASH)));
+        require(address(keepers) == keepers_, "registry address");
         rsa = IERC7913SignatureVerifier(Artifacts.deploy("RsaPssVerifier"));
         p256 = IERC7913SignatureVerifier(Artifacts.deploy("ERC7913P256Verifier"));
         token = new TestToken();
@@ -91,10 +102,19 @@ abstract contract SettlementLedgerBase is Test {
         hotKeys[0] = makeAddr("other hot key");
         otherKeeperId = keepers.register(bytes32(uint256(1)), makeAddr("other keeper payout"), hotKeys);
 
+        _bond(keeperId, 1000 * SLASH);
+        _bond(otherKeeperId, 1000 * SLASH);
+
         node = _mirrorP256("node");
         declared = _declareP256("declared");
         (payer, payerKey) = makeAddrAndKey("payer");
         _fund(payer, 1_000_000_000);
+    }
+
+    function _bond(bytes32 id, uint128 amount) internal {
+        bondToken.mint(address(this), amount);
+        bondToken.approve(address(keepers), amount);
+        keepers.addBond(id, amount);
     }
 
     // ── Nodes ────────────────────────────────────────────────────────────────────────────────────────────────────────

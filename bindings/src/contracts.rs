@@ -23,6 +23,8 @@ contracts! {
     escrow => InferenceEscrow, "abi/InferenceEscrow.json";
     /// Settlements on Base.
     ledger => SettlementLedger, "abi/SettlementLedger.json";
+    /// Disputes about rows of batches on Base.
+    game => DisputeGame, "abi/DisputeGame.json";
     /// Nodes, keys and labels on Base.
     nodes => NodeRegistry, "abi/NodeRegistry.json";
     /// Keepers on Base.

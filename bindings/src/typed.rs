@@ -116,6 +116,7 @@ sol! {
         bytes32 receiptsRoot;
         bytes32 ogRoot;
         bytes32 blobHash;
+        uint16 feeBps;
         address feeRecipient;
         NodeCredit[] credits;
     }

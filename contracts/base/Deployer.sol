@@ -4,12 +4,12 @@ pragma solidity 0.8.36;
 import {LibRLP} from "solady/utils/LibRLP.sol";
 import {IDeployer} from "../interfaces/IDeployer.sol";
 
-/// @notice Creates a set of contracts that know each other by immutable addresses, once.
+/// @notice Creates a set of contracts that know each other by immutable addresses.
 contract Deployer is IDeployer {
     /// @inheritdoc IDeployer
     address public immutable owner;
     /// @inheritdoc IDeployer
-    bool public deployed;
+    uint256 public count;
 
     constructor(address owner_) {
         owner = owner_;
@@ -18,13 +18,14 @@ contract Deployer is IDeployer {
     /// @inheritdoc IDeployer
     function deploy(bytes[] calldata initcodes) external returns (address[] memory created) {
         require(msg.sender == owner, NotOwner(msg.sender, owner));
-        require(!deployed, AlreadyDeployed());
         require(initcodes.length != 0, NothingToDeploy());
-        deployed = true;
+        uint256 before = count;
+        count = before + initcodes.length;
         created = new address[](initcodes.length);
         for (uint256 i; i < initcodes.length; ++i) {
-            created[i] = _create(initcodes[i], i + 1);
-            emit Created(i + 1, created[i]);
+            uint256 nonce = before + i + 1;
+            created[i] = _create(initcodes[i], nonce);
+            emit Created(nonce, created[i]);
         }
     }
 

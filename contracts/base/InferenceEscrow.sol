@@ -206,7 +206,9 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
     function reclaim(Order calldata order) external nonReentrant {
         bytes32 id = _orderId(order);
         OrderState memory state = _orders[id];
-        require(state.status == OrderStatus.Held, OrderNotHeld(id, state.status));
+        require(
+            state.status == OrderStatus.Held || state.status == OrderStatus.Reopened, OrderNotHeld(id, state.status)
+        );
         require(block.timestamp > state.captureDeadline, NotExpired(uint40(block.timestamp), state.captureDeadline));
         _orders[id] = OrderState(0, state.captureDeadline, OrderStatus.Reclaimed);
         Account storage payer = _accounts[order.payer][order.token];
@@ -293,7 +295,7 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
         returns (CaptureResult result, bytes32 id)
     {
         Taken memory taken;
-        (result, id, taken) = _take(order, r, vs, amount, byKeeper);
+        (result, id, taken) = _take(order, r, vs, amount, byKeeper, false);
         if (result != CaptureResult.Captured) return (result, id);
         captured[order.token] += amount;
         _emitCaptured(order, id, taken);
@@ -313,7 +315,7 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
     ) external onlyLedger nonReentrantView returns (CaptureResult result, bytes32 id) {
         require(fee <= amount, CapturedExceeded(fee, amount));
         Taken memory taken;
-        (result, id, taken) = _take(order, r, vs, amount, byKeeper);
+        (result, id, taken) = _take(order, r, vs, amount, byKeeper, true);
         if (result != CaptureResult.Captured) return (result, id);
         // Paid on, so it never becomes "captured and not yet paid".
         _emitCaptured(order, id, taken);
@@ -328,6 +330,26 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
         require(amount <= available, CapturedExceeded(amount, available));
         captured[token] = available - amount;
         _credit(token, account_, amount, ref);
+    }
+
+    /// @inheritdoc IInferenceEscrow
+    function reopen(Order calldata order, uint128 amount, uint40 until)
+        external
+        onlyLedger
+        nonReentrantView
+        returns (bytes32 id)
+    {
+        require(amount != 0, ZeroAmount());
+        uint128 available = captured[order.token];
+        require(amount <= available, CapturedExceeded(amount, available));
+        id = _orderId(order);
+        // Captured from a hold, or by its nonce, which leaves no state.
+        OrderStatus status = _orders[id].status;
+        require(status == OrderStatus.None || status == OrderStatus.Captured, OrderClosed(id, status));
+        captured[order.token] = available - amount;
+        _accounts[order.payer][order.token].held += amount;
+        _orders[id] = OrderState(amount, until, OrderStatus.Reopened);
+        emit OrderReopened(_nextSeq(), id, order.payer, order.token, amount, until);
     }
 
     // ── Guardian ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -433,7 +455,8 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
     /// @dev Takes `amount` from the payer's balances or says why not; then nothing has changed. Must not revert for anything that
     ///      a payer can cause, since one row of a batch must not stop the others. Sums cannot overflow: `_afterDeposit` keeps
     ///      the whole of a token under 2^128.
-    function _take(Order calldata order, bytes32 r, bytes32 vs, uint128 amount, bool byKeeper)
+    /// @param verified Whether the evidence was checked: only then may a reopened hold be captured.
+    function _take(Order calldata order, bytes32 r, bytes32 vs, uint128 amount, bool byKeeper, bool verified)
         private
         returns (CaptureResult result, bytes32 id, Taken memory taken)
     {
@@ -441,7 +464,7 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
         result = _checkTerms(order, amount);
         if (result != CaptureResult.Captured) return (result, id, taken);
         OrderState memory state = _orders[id];
-        if (state.status == OrderStatus.Held) {
+        if (state.status == OrderStatus.Held || (verified && state.status == OrderStatus.Reopened)) {
             result = _takeHold(order, id, state, amount, taken);
         } else if (state.status != OrderStatus.None) {
             result = CaptureResult.OrderClosed;

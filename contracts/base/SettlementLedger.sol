@@ -3,7 +3,6 @@ pragma solidity 0.8.36;
 
 import {AccessManaged} from "@openzeppelin/contracts/access/manager/AccessManaged.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
-import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
 
@@ -15,6 +14,7 @@ import {ISettlementLedger} from "../interfaces/ISettlementLedger.sol";
 import {BatchRecord, Batches, Leaf, NodeCredit} from "../libraries/Batches.sol";
 import {CaptureCalls} from "../libraries/CaptureCalls.sol";
 import {Effects} from "../libraries/Effects.sol";
+import {Evidence} from "../libraries/Evidence.sol";
 import {Order, Orders} from "../libraries/Orders.sol";
 import {Meter, Receipt, Receipts} from "../libraries/Receipts.sol";
 import {Signatures} from "../libraries/Signatures.sol";
@@ -75,6 +75,8 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
     INodeRegistry private immutable _NODES;
     IKeeperRegistry private immutable _KEEPERS;
     /// @inheritdoc ISettlementLedger
+    address public immutable disputes;
+    /// @inheritdoc ISettlementLedger
     uint40 public immutable WINDOW;
 
     Counters private _counters;
@@ -86,24 +88,39 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
     mapping(bytes32 settlementId => bytes32 receiptHash) public settled;
     /// @inheritdoc ISettlementLedger
     mapping(bytes32 settlementId => bool) public delivered;
-    /// @dev Record hash with its last byte replaced by the batch's status.
+    /// @dev Record hash with its last two bytes replaced by the batch's state: status (2 bits), "a row was slashed for" (1 bit), and the
+    ///      number of rows that are not paid with the others (9 bits): locked or void ones while the batch is open, locked ones after.
     mapping(uint64 batchId => bytes32) private _batches;
+
+    uint256 private constant _STATE_BITS = 16;
+    uint256 private constant _STATE_MASK = type(uint16).max;
+    uint256 private constant _STATUS_MASK = 3;
+    uint256 private constant _SLASHED = 4;
+    /// @dev One row in the count.
+    uint256 private constant _ROW = 8;
+
+    modifier onlyDisputes() {
+        _onlyDisputes();
+        _;
+    }
 
     constructor(
         IInferenceEscrow escrow_,
         INodeRegistry nodes_,
         IKeeperRegistry keepers_,
+        address disputes_,
         uint40 window,
         address authority_
     ) AccessManaged(authority_) EIP712("Quittance", "1") {
         require(
             address(escrow_) != address(0) && address(nodes_) != address(0) && address(keepers_) != address(0)
-                && authority_ != address(0),
+                && disputes_ != address(0) && authority_ != address(0),
             ZeroAddress()
         );
         _ESCROW = escrow_;
         _NODES = nodes_;
         _KEEPERS = keepers_;
+        disputes = disputes_;
         WINDOW = window;
         accumulator = Effects.genesis(block.chainid, address(this));
     }
@@ -118,7 +135,7 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
         bytes calldata inferenceSignature,
         bytes calldata meterSignature
     ) external nonReentrant returns (bytes32 settlementId) {
-        _checkAgreement(order, receipt, meterSignature);
+        Evidence.checkAgreement(order, receipt, meterSignature);
         bytes32 message = Receipts.messageHash(receipt.requestHash, receipt.outputHash, receipt.timestamp);
         settlementId = Receipts.settlementId(receipt.nodeId, message);
         require(settled[settlementId] == 0, AlreadySettled(settlementId));
@@ -132,7 +149,7 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
         _append(counters, EffectKind.Verified, keccak256(abi.encode(settlementId, receiptHash)));
         _counters = counters;
 
-        uint128 fee = _feeOf(receipt.amount, counters.feeBps);
+        uint128 fee = Batches.feeOf(receipt.amount, counters.feeBps);
         _captureTo(order, orderSignature, receipt, payee, fee, settlementId);
         emit Verified(
             counters.seq,
@@ -173,25 +190,6 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
         emit Delivered(number, settlementId, payer);
     }
 
-    /// @dev What order and receipt must agree on. Amount, deadline and payer's authority are the escrow's to check.
-    function _checkAgreement(Order calldata order, Receipt calldata receipt, bytes calldata meterSignature)
-        private
-        pure
-    {
-        require(receipt.rail == Receipts.RAIL_ORDER, WrongRail(receipt.rail, Receipts.RAIL_ORDER));
-        require(receipt.payer == order.payer, WrongPayer(receipt.payer, order.payer));
-        require(receipt.token == order.token, WrongToken(receipt.token, order.token));
-        require(receipt.offset == 0, WrongOffset(receipt.offset, 0));
-        bytes32 salt = keccak256(meterSignature);
-        require(receipt.salt == salt, WrongSalt(receipt.salt, salt));
-        bytes32 commit = Orders.requestCommit(receipt.requestHash, receipt.blinding);
-        require(commit == order.requestCommit, WrongCommitment(commit, order.requestCommit));
-        require(
-            order.validAfter <= receipt.timestamp && receipt.timestamp <= order.validBefore,
-            TimestampOutside(receipt.timestamp, order.validAfter, order.validBefore)
-        );
-    }
-
     /// @dev The node may be paid now, and its own two signatures stand.
     /// @return payee The node's payout account.
     function _checkEvidence(
@@ -209,19 +207,24 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
         bytes memory key;
         (status, label, verifier, meterKey, payee, key) =
             _NODES.evidence(receipt.nodeId, receipt.nodeVersion, receipt.timestamp);
-        require(status == INodeRegistry.NodeStatus.Active, NodeNotUsable(receipt.nodeId, receipt.nodeVersion, status));
+        // The money of a void row waits for the receipt of a version that was current when the row was captured.
+        require(
+            status == INodeRegistry.NodeStatus.Active
+                || (status == INodeRegistry.NodeStatus.ReplacedVersion && _isReopened(receipt.paymentId)),
+            NodeNotUsable(receipt.nodeId, receipt.nodeVersion, status)
+        );
         require(
             nodeScope == 0 ? _inPublicScope(label) : nodeScope == receipt.nodeId,
             NodeOutsideScope(receipt.nodeId, nodeScope)
         );
-        (address signer,,) = ECDSA.tryRecoverCalldata(
-            _meterDigest(settlementId, receipt.paymentId, receipt.offset, receipt.amount), meterSignature
+        Evidence.checkMeter(
+            _meterDigest(settlementId, receipt.paymentId, receipt.offset, receipt.amount), meterSignature, meterKey
         );
-        require(signer != address(0) && signer == meterKey, BadMeterSignature(signer, meterKey));
-        require(
-            Signatures.isValid(verifier, key, message, inferenceSignature),
-            BadInferenceSignature(receipt.nodeId, message)
-        );
+        Evidence.checkInference(receipt.nodeId, verifier, key, message, inferenceSignature);
+    }
+
+    function _isReopened(bytes32 orderId) private view returns (bool) {
+        return _ESCROW.orderState(orderId).status == IInferenceEscrow.OrderStatus.Reopened;
     }
 
     /// @dev Captures, pays the node and the fee, and reverts unless the receipt names exactly this order.
@@ -253,11 +256,12 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
         bytes32 ogRoot,
         bytes calldata blobId
     ) external nonReentrant returns (uint64 batchId) {
-        require(_KEEPERS.isHotKey(keeperId, msg.sender), NotHotKey(keeperId, msg.sender));
         require(rows.length != 0, NoRows());
         require(rows.length <= MAX_ROWS, TooManyRows(rows.length, MAX_ROWS));
         require(nodes_.length <= MAX_NODES, TooManyNodes(nodes_.length, MAX_NODES));
         require(blobId.length <= MAX_BLOB_ID, BlobIdTooLong(blobId.length, MAX_BLOB_ID));
+
+        _KEEPERS.openBatch(keeperId, msg.sender);
 
         Counters memory counters = _counters;
         Progress memory progress;
@@ -270,6 +274,7 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
         counters.seq = progress.seq;
         if (progress.rows == 0) {
             _counters = counters;
+            _KEEPERS.closeBatch(keeperId, true);
             return 0;
         }
         batchId = ++counters.batches;
@@ -283,6 +288,7 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
             receiptsRoot: Batches.root(progress.tree, progress.rows),
             ogRoot: ogRoot,
             blobHash: keccak256(blobId),
+            feeBps: counters.feeBps,
             feeRecipient: counters.feeBps == 0 ? address(0) : feeRecipient,
             credits: _credits(progress.tallies)
         });
@@ -294,7 +300,7 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
         uint64 batchId = record.batchId;
         bytes memory data = abi.encode(++counters.seq, counters.effectSeq + 1, record, blobId);
         bytes32 recordHash = Batches.hashInEvent(data);
-        _batches[batchId] = _stored(recordHash, BatchStatus.Open);
+        _batches[batchId] = _stored(recordHash, uint256(BatchStatus.Open));
         _append(counters, EffectKind.Batch, keccak256(abi.encode(batchId, recordHash)));
         _counters = counters;
         bytes32 topic = BatchSettled.selector;
@@ -306,29 +312,112 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
 
     /// @inheritdoc ISettlementLedger
     function finalize(BatchRecord calldata record) external nonReentrant {
-        bytes32 stored = _batches[record.batchId];
-        BatchStatus status = _statusOf(stored);
-        require(status == BatchStatus.Open, BatchNotOpen(record.batchId, status));
-        bytes32 actual = _stored(record.hash(), BatchStatus.Open);
-        require(actual == stored, WrongRecord(record.batchId, actual, stored));
+        uint256 state = _stateOf(record.batchId, record.hashCalldata());
+        require(_statusOf(state) == BatchStatus.Open, BatchNotOpen(record.batchId, _statusOf(state)));
+        require(state < _ROW, RowsExcluded(record.batchId, state / _ROW));
+        _pay(record, record.credits, state, 0);
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function finalizeExcept(BatchRecord calldata record, NodeCredit[] calldata credits, uint256 locked)
+        external
+        onlyDisputes
+        nonReentrant
+    {
+        uint256 state = _stateOf(record.batchId, record.hashCalldata());
+        require(_statusOf(state) == BatchStatus.Open, BatchNotOpen(record.batchId, _statusOf(state)));
+        _pay(record, credits, state, locked);
+    }
+
+    /// @dev Pays the nodes of a batch whose window is over, and says that the batch is final.
+    /// @param locked Rows that are still in dispute and are paid or voided one by one.
+    function _pay(BatchRecord calldata record, NodeCredit[] calldata credits, uint256 state, uint256 locked) private {
         uint40 until = record.settledAt + WINDOW;
         require(block.timestamp >= until, WindowOpen(uint40(block.timestamp), until));
-
-        _batches[record.batchId] = _stored(stored, BatchStatus.Final);
+        state = (state & _SLASHED) | uint256(BatchStatus.Final) | (locked * _ROW);
+        _batches[record.batchId] = _stored(_batches[record.batchId], state);
         Counters memory counters = _counters;
         counters.seq++;
         _append(counters, EffectKind.Final, keccak256(abi.encode(record.batchId)));
         _counters = counters;
+        if (locked == 0) _KEEPERS.closeBatch(record.keeperId, state & _SLASHED == 0);
 
         bytes32 ref = bytes32(uint256(record.batchId));
         uint128 fees;
-        for (uint256 i; i < record.credits.length; ++i) {
-            NodeCredit calldata owed = record.credits[i];
+        uint128 paid;
+        for (uint256 i; i < credits.length; ++i) {
+            NodeCredit calldata owed = credits[i];
+            if (owed.amount == 0) continue;
             fees += owed.fee;
+            paid += owed.amount - owed.fee;
             _ESCROW.credit(record.token, _NODES.payoutOf(owed.nodeId), owed.amount - owed.fee, ref);
         }
         if (fees != 0) _ESCROW.credit(record.token, record.feeRecipient, fees, ref);
-        emit Finalized(counters.seq, counters.effectSeq, record.batchId, record.total - fees, fees);
+        emit Finalized(counters.seq, counters.effectSeq, record.batchId, paid, fees);
+    }
+
+    // ── For the dispute game ─────────────────────────────────────────────────────────────────────────────────────────
+
+    /// @inheritdoc ISettlementLedger
+    function lockRow(uint64 batchId, bytes32 recordHash) external onlyDisputes nonReentrant {
+        uint256 state = _stateOf(batchId, recordHash);
+        require(_statusOf(state) == BatchStatus.Open, BatchNotOpen(batchId, _statusOf(state)));
+        _batches[batchId] = _stored(recordHash, state + _ROW);
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function releaseRow(BatchRecord calldata record, Leaf calldata leaf) external onlyDisputes nonReentrant {
+        bytes32 recordHash = record.hashCalldata();
+        uint64 batchId = record.batchId;
+        uint256 state = _stateOf(batchId, recordHash) - _ROW;
+        _batches[batchId] = _stored(recordHash, state);
+        if (_statusOf(state) != BatchStatus.Final) return;
+
+        if (state < _ROW) _KEEPERS.closeBatch(record.keeperId, state & _SLASHED == 0);
+        Counters memory counters = _counters;
+        counters.seq++;
+        _append(counters, EffectKind.RowFinal, keccak256(abi.encode(batchId, leaf.row)));
+        _counters = counters;
+        bytes32 ref = bytes32(uint256(batchId));
+        uint128 fee = Batches.feeOf(leaf.amount, record.feeBps);
+        _ESCROW.credit(record.token, _NODES.payoutOf(leaf.nodeId), leaf.amount - fee, ref);
+        if (fee != 0) _ESCROW.credit(record.token, record.feeRecipient, fee, ref);
+        emit RowFinalized(counters.seq, counters.effectSeq, batchId, leaf.row, leaf.amount - fee, fee);
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function voidRow(
+        BatchRecord calldata record,
+        Leaf calldata leaf,
+        Order calldata order,
+        uint40 until,
+        bool locked,
+        bool slash
+    ) external onlyDisputes nonReentrant returns (bool first) {
+        bytes32 recordHash = record.hashCalldata();
+        uint64 batchId = record.batchId;
+        uint256 state = _stateOf(batchId, recordHash);
+        first = slash && state & _SLASHED == 0;
+        if (first) state |= _SLASHED;
+        if (_statusOf(state) == BatchStatus.Final) {
+            // What is not locked has been paid.
+            require(locked, BatchNotOpen(batchId, BatchStatus.Final));
+            state -= _ROW;
+            // What a first slash takes is no longer reserved.
+            if (state < _ROW) _KEEPERS.closeBatch(record.keeperId, state & _SLASHED == 0);
+        } else if (!locked) {
+            state += _ROW;
+        }
+        _batches[batchId] = _stored(recordHash, state);
+
+        bytes32 orderId = _ESCROW.reopen(order, leaf.amount, until);
+        require(orderId == leaf.paymentId, WrongPayment(leaf.paymentId, orderId));
+        require(order.token == record.token, WrongToken(order.token, record.token));
+        Counters memory counters = _counters;
+        counters.seq++;
+        _append(counters, EffectKind.Void, keccak256(abi.encode(batchId, leaf.row)));
+        _counters = counters;
+        emit RowVoided(counters.seq, counters.effectSeq, batchId, orderId, leaf.row, leaf.amount, slash);
     }
 
     /// @dev What each listed node is good for, asked once per batch.
@@ -389,7 +478,7 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
             unchecked {
                 progress.total += amount;
                 tally.credit.amount += amount;
-                if (progress.feeBps != 0) tally.credit.fee += _feeOf(amount, progress.feeBps);
+                if (progress.feeBps != 0) tally.credit.fee += Batches.feeOf(amount, progress.feeBps);
             }
         }
     }
@@ -437,7 +526,18 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
 
     /// @inheritdoc ISettlementLedger
     function batchStatus(uint64 batchId) external view returns (BatchStatus) {
-        return _statusOf(_batches[batchId]);
+        return _statusOf(uint256(_batches[batchId]));
+    }
+
+    /// @inheritdoc ISettlementLedger
+    function batchState(uint64 batchId)
+        external
+        view
+        returns (BatchStatus status, uint256 excluded, bool slashed, bytes32 recordHash)
+    {
+        uint256 stored = uint256(_batches[batchId]);
+        uint256 state = stored & _STATE_MASK;
+        return (_statusOf(state), state / _ROW, state & _SLASHED != 0, bytes32(stored >> _STATE_BITS << _STATE_BITS));
     }
 
     /// @inheritdoc ISettlementLedger
@@ -446,9 +546,9 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
         view
         returns (bool)
     {
-        bytes32 stored = _batches[record.batchId];
-        BatchStatus status = _statusOf(stored);
-        return status != BatchStatus.None && _stored(record.hash(), status) == stored && leaf.row < record.rows
+        uint256 stored = uint256(_batches[record.batchId]);
+        return _statusOf(stored) != BatchStatus.None
+            && uint256(record.hashCalldata()) >> _STATE_BITS == stored >> _STATE_BITS && leaf.row < record.rows
             && MerkleProof.verifyCalldata(proof, record.receiptsRoot, leaf.hash());
     }
 
@@ -518,17 +618,24 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
         return label == INodeRegistry.Label.Mirrored || label == INodeRegistry.Label.Attested;
     }
 
-    function _feeOf(uint128 amount, uint16 bps) private pure returns (uint128) {
-        // At most 1 % of a uint128, so the cast cannot truncate.
-        // forge-lint: disable-next-line(unsafe-typecast)
-        return uint128(uint256(amount) * bps / 10_000);
+    /// @dev State of a batch that exists and has this record.
+    function _stateOf(uint64 batchId, bytes32 recordHash) private view returns (uint256 state) {
+        bytes32 stored = _batches[batchId];
+        state = uint256(stored) & _STATE_MASK;
+        require(state != 0, BatchNotOpen(batchId, BatchStatus.None));
+        bytes32 actual = _stored(recordHash, state);
+        require(actual == stored, WrongRecord(batchId, actual, stored));
     }
 
-    function _stored(bytes32 recordHash, BatchStatus status) private pure returns (bytes32) {
-        return (recordHash >> 8 << 8) | bytes32(uint256(status));
+    function _stored(bytes32 recordHash, uint256 state) private pure returns (bytes32) {
+        return (recordHash >> _STATE_BITS << _STATE_BITS) | bytes32(state);
     }
 
-    function _statusOf(bytes32 stored) private pure returns (BatchStatus) {
-        return BatchStatus(uint8(uint256(stored)));
+    function _statusOf(uint256 state) private pure returns (BatchStatus) {
+        return BatchStatus(state & _STATUS_MASK);
+    }
+
+    function _onlyDisputes() private view {
+        require(msg.sender == disputes, OnlyDisputes(msg.sender, disputes));
     }
 }

@@ -40,12 +40,14 @@ interface IInferenceEscrow {
         None,
         Held,
         Captured,
-        Reclaimed
+        Reclaimed,
+        /// Captured by a batch row that was voided: held once more, for verified settlement only.
+        Reopened
     }
 
     /// @notice State of one order, in one slot with 80 bits to spare.
     struct OrderState {
-        /// What is held; 0 unless Held.
+        /// What is held; 0 unless Held or Reopened.
         uint128 amount;
         /// Last block timestamp at which the hold can be captured; 0 if the order was never held.
         uint40 captureDeadline;
@@ -136,6 +138,12 @@ interface IInferenceEscrow {
         Sources sources,
         uint128 released,
         bool nonceSpent
+    );
+    /// @notice A batch row was voided: its money is held again.
+    /// @param amount Moved from "captured" to held.
+    /// @param until Last block timestamp at which a verified settlement can capture it; then anyone reclaims it for the payer.
+    event OrderReopened(
+        uint64 seq, bytes32 indexed orderId, address indexed payer, address indexed token, uint128 amount, uint40 until
     );
     /// @param amount Moved from held back to free.
     event OrderReclaimed(
@@ -245,7 +253,7 @@ interface IInferenceEscrow {
     function unlock(address payer, address token, bytes32 keeperId) external;
 
     /// @notice Returns a hold to the payer's free balance after its capture deadline. Anyone.
-    /// @param order As in its `OrderOpened`.
+    /// @param order As in its `OrderOpened`, or as a voided batch row captured it.
     function reclaim(Order calldata order) external;
 
     /// @notice Spends nonces of unheld orders, so that they can no longer be captured. Not while the lock for that keeper runs.
@@ -303,6 +311,13 @@ interface IInferenceEscrow {
     /// @notice Credits an account out of what was captured before.
     /// @param ref Batch id, for the `Credited` event.
     function credit(address token, address account, uint128 amount, bytes32 ref) external;
+
+    /// @notice Takes the money of a voided batch row back from "captured" into a hold of its payer, for verified settlement only.
+    /// @param order The order that the row captured.
+    /// @param amount What the row captured.
+    /// @param until Capture deadline of the new hold, unix seconds.
+    /// @return orderId EIP-712 digest of the order.
+    function reopen(Order calldata order, uint128 amount, uint40 until) external returns (bytes32 orderId);
 
     // ── Guardian ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -3,7 +3,7 @@ pragma solidity ^0.8.30;
 
 import {Order} from "../libraries/Orders.sol";
 import {Receipt} from "../libraries/Receipts.sol";
-import {BatchRecord, Leaf} from "../libraries/Batches.sol";
+import {BatchRecord, Leaf, NodeCredit} from "../libraries/Batches.sol";
 import {IInferenceEscrow} from "./IInferenceEscrow.sol";
 import {INodeRegistry} from "./INodeRegistry.sol";
 
@@ -34,7 +34,7 @@ interface ISettlementLedger {
         Final
     }
 
-    /// @dev Kinds of effects in the accumulator; Void and RowFinal come with the dispute game. Numbers are stable.
+    /// @dev Kinds of effects in the accumulator. Numbers are stable.
     enum EffectKind {
         None,
         Batch,
@@ -68,16 +68,35 @@ interface ISettlementLedger {
     /// @notice A batch's nodes were paid.
     /// @param paid Credited to nodes, without the fee.
     event Finalized(uint64 seq, uint64 effectSeq, uint64 indexed batchId, uint128 paid, uint128 fee);
+    /// @notice A row that was in dispute when its batch became final was proven and paid.
+    /// @param paid Credited to the node, without the fee.
+    event RowFinalized(
+        uint64 seq, uint64 effectSeq, uint64 indexed batchId, uint32 indexed row, uint128 paid, uint128 fee
+    );
+    /// @notice A row is void: its money went back into a hold of its payer.
+    /// @param amount What the row had captured.
+    /// @param unproven True for a challenge without an answer, false for a duplicate.
+    event RowVoided(
+        uint64 seq,
+        uint64 effectSeq,
+        uint64 indexed batchId,
+        bytes32 indexed orderId,
+        uint32 indexed row,
+        uint128 amount,
+        bool unproven
+    );
     event Delivered(uint64 seq, bytes32 indexed settlementId, address indexed payer);
     event FeeSet(uint64 seq, uint16 feeBps, address feeRecipient);
 
-    /// @notice The caller may not act for this keeper.
-    error NotHotKey(bytes32 keeperId, address actual);
+    /// @notice Only the dispute game may do this.
+    error OnlyDisputes(address actual, address expected);
+    /// @notice Rows are locked or void: the dispute game finalizes the others.
+    error RowsExcluded(uint64 batchId, uint256 rows);
     error NoRows();
     error TooManyRows(uint256 actual, uint256 limit);
     error TooManyNodes(uint256 actual, uint256 limit);
     error BlobIdTooLong(uint256 actual, uint256 limit);
-    /// @notice The record is not the one of this batch; both hashes end in the batch's status.
+    /// @notice The record is not the one of this batch; both hashes end in two bytes of the batch's state.
     error WrongRecord(uint64 batchId, bytes32 actual, bytes32 expected);
     error BatchNotOpen(uint64 batchId, BatchStatus status);
     error WindowOpen(uint40 nowAt, uint40 until);
@@ -153,9 +172,37 @@ interface ISettlementLedger {
         bytes calldata blobId
     ) external returns (uint64 batchId);
 
-    /// @notice Pays the nodes of a batch after its window. Anyone.
+    /// @notice Pays the nodes of a batch after its window, unless rows are locked or void: then `IDisputeGame.finalize` does. Anyone.
     /// @param record As in `BatchSettled`.
     function finalize(BatchRecord calldata record) external;
+
+    // ── For the dispute game ─────────────────────────────────────────────────────────────────────────────────────────
+
+    /// @notice Pays the nodes of a batch after its window, without its locked and void rows.
+    /// @param credits What is owed to each node without those rows.
+    /// @param locked How many rows are locked.
+    function finalizeExcept(BatchRecord calldata record, NodeCredit[] calldata credits, uint256 locked) external;
+
+    /// @notice Takes a row of an open batch out of what `finalize` pays.
+    function lockRow(uint64 batchId, bytes32 recordHash) external;
+
+    /// @notice Puts a locked row back; pays it if its batch is final.
+    function releaseRow(BatchRecord calldata record, Leaf calldata leaf) external;
+
+    /// @notice Voids a row: its money returns to a hold of its payer that only `settleVerified` can capture.
+    /// @param order The order that the row captured.
+    /// @param until Capture deadline of that hold.
+    /// @param locked Whether the row is locked.
+    /// @param slash Whether the keeper is to be slashed for it.
+    /// @return first Whether it is the first slash for this batch, whose reserve it takes.
+    function voidRow(
+        BatchRecord calldata record,
+        Leaf calldata leaf,
+        Order calldata order,
+        uint40 until,
+        bool locked,
+        bool slash
+    ) external returns (bool first);
 
     /// @notice Sets the fee of later settlements. Admin only, at most `MAX_FEE_BPS`.
     /// @param feeBps Hundredths of a percent of each captured amount, rounded down.
@@ -168,6 +215,15 @@ interface ISettlementLedger {
     function delivered(bytes32 settlementId) external view returns (bool);
     /// @notice Where a batch stands; `None` for an unknown id.
     function batchStatus(uint64 batchId) external view returns (BatchStatus);
+    /// @notice More of where a batch stands.
+    /// @return status As `batchStatus`.
+    /// @return excluded Rows that `finalize` does not pay: locked or void ones of an open batch, locked ones of a final one.
+    /// @return slashed Whether the keeper was slashed for a row.
+    /// @return recordHash keccak256(abi.encode(record)) without its last two bytes.
+    function batchState(uint64 batchId)
+        external
+        view
+        returns (BatchStatus status, uint256 excluded, bool slashed, bytes32 recordHash);
     /// @notice True when the record is the batch's own and the leaf stands in its receipts tree.
     /// @param proof Sibling hashes from the leaf up, as `@openzeppelin/merkle-tree` gives them.
     function verifyLeaf(BatchRecord calldata record, Leaf calldata leaf, bytes32[] calldata proof)
@@ -182,7 +238,7 @@ interface ISettlementLedger {
     /// @notice Fold over all effects: keccak256(abi.encode(DOMAIN, chainid, this, previous, effectSeq, kind, keccak256(payload))).
     /// @dev DOMAIN = keccak256("Quittance ledger effect"); before the first effect it is keccak256(abi.encode(DOMAIN, chainid, this)).
     ///      Payloads: Batch abi.encode(batchId, keccak256(abi.encode(record))), Verified abi.encode(settlementId, receiptHash),
-    ///      Final abi.encode(batchId).
+    ///      Final abi.encode(batchId), Void and RowFinal abi.encode(batchId, uint32 row).
     function accumulator() external view returns (bytes32);
     /// @notice Number of the last effect; 0 before the first.
     function effectSeq() external view returns (uint64);
@@ -200,6 +256,8 @@ interface ISettlementLedger {
     function nodes() external view returns (address);
     /// @notice Registry of keepers.
     function keepers() external view returns (address);
+    /// @notice The dispute game.
+    function disputes() external view returns (address);
     /// @notice Seconds from a batch to its finalization.
     function WINDOW() external view returns (uint40);
     /// @notice Most that the fee can ever be, hundredths of a percent.

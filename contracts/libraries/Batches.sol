@@ -27,6 +27,8 @@ struct BatchRecord {
     /// The keeper's claims for OpenGradient's own relay, not checked on Base.
     bytes32 ogRoot;
     bytes32 blobHash;
+    /// Fee of every row, hundredths of a percent, fixed at settlement.
+    uint16 feeBps;
     /// Receives the fees of this batch, fixed at settlement.
     address feeRecipient;
     /// In the order of the call's `nodes`, without those that earned nothing.
@@ -64,6 +66,41 @@ library Batches {
             value := keccak256(before, sub(end, 0x60))
             mstore(before, end)
         }
+    }
+
+    /// @notice As `hash`, straight from calldata.
+    /// @dev Does not look at the upper bits of the narrow members: compare it with a hash that was made of a clean record.
+    function hashCalldata(BatchRecord calldata record) internal pure returns (bytes32 value) {
+        NodeCredit[] calldata credits = record.credits;
+        assembly ("memory-safe") {
+            let pointer := mload(0x40)
+            // Offset of the record, its twelve words with the canonical offset of the credits, and the credits.
+            mstore(pointer, 0x20)
+            calldatacopy(add(pointer, 0x20), record, 0x160)
+            mstore(add(pointer, 0x180), 0x180)
+            mstore(add(pointer, 0x1a0), credits.length)
+            let bytes_ := mul(credits.length, 0x60)
+            calldatacopy(add(pointer, 0x1c0), credits.offset, bytes_)
+            value := keccak256(pointer, add(0x1c0, bytes_))
+        }
+    }
+
+    /// @notice As `hash`, straight from calldata.
+    /// @dev Does not look at the upper bits of the narrow members: compare it with a hash that was made of a clean leaf.
+    function hashCalldata(Leaf calldata leaf) internal pure returns (bytes32 value) {
+        assembly ("memory-safe") {
+            let pointer := mload(0x40)
+            calldatacopy(pointer, leaf, 0x100)
+            mstore(0x00, keccak256(pointer, 0x100))
+            value := keccak256(0x00, 0x20)
+        }
+    }
+
+    /// @notice floor(amount × bps / 10,000).
+    function feeOf(uint128 amount, uint16 bps) internal pure returns (uint128) {
+        // bps is at most 100, so the cast cannot truncate.
+        // forge-lint: disable-next-line(unsafe-typecast)
+        return uint128(uint256(amount) * bps / 10_000);
     }
 
     /// @notice Leaf of the receipts tree: `keccak256(keccak256(abi.encode(leaf)))`, so that no leaf can pass for a node.

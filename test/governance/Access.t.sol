@@ -4,6 +4,8 @@ pragma solidity 0.8.36;
 import {IAccessManaged} from "@openzeppelin/contracts/access/manager/IAccessManaged.sol";
 import {IAccessManager} from "@openzeppelin/contracts/access/manager/IAccessManager.sol";
 import {Test} from "forge-std/Test.sol";
+import {IKeeperRegistry} from "../../contracts/interfaces/IKeeperRegistry.sol";
+import {ISettlementLedger} from "../../contracts/interfaces/ISettlementLedger.sol";
 import {IInferenceEscrow} from "../../contracts/interfaces/IInferenceEscrow.sol";
 import {Access} from "../../script/Access.sol";
 import {Artifacts} from "../../script/Artifacts.sol";
@@ -12,8 +14,19 @@ import {Deploy} from "../../script/Deploy.s.sol";
 /// @notice Holds what `script/Deploy.s.sol` deploys to contracts/access.json: what the table calls restricted is, nothing else is, and
 ///         nobody but its role gets in. `bindings/tests/access.rs` checks that the table names every function there is.
 contract AccessTest is Test {
-    string[10] private _classes =
-        ["admin", "guardian", "ledger", "deployer", "payer", "operator", "keeper", "recipient", "anyone", "view"];
+    string[11] private _classes = [
+        "admin",
+        "guardian",
+        "ledger",
+        "deployer",
+        "payer",
+        "operator",
+        "keeper",
+        "recipient",
+        "anyone",
+        "view",
+        "disputes"
+    ];
     address private _admin = makeAddr("admin");
     address private _guardian = makeAddr("guardian");
     address private _stranger = makeAddr("stranger");
@@ -27,12 +40,13 @@ contract AccessTest is Test {
             hex"7fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffe03601600081602082378035828234f58015156039578182fd5b8082525050506014600cf3"
         );
         _script = new Deploy();
-        Deploy.Base memory base = _script.base(_admin, _guardian);
+        Deploy.Base memory base = _script.base(_admin, _guardian, makeAddr("bond token"), 100e6);
         _at["AccessManager"] = address(base.manager);
         _at["NodeRegistry"] = address(base.nodes);
         _at["KeeperRegistry"] = address(base.keepers);
         _at["InferenceEscrow"] = address(base.escrow);
         _at["SettlementLedger"] = address(base.ledger);
+        _at["DisputeGame"] = address(base.game);
         _at["FeeSplitter"] = address(base.splitter);
         _at["RsaPssVerifier"] = base.verifier;
         _at["NeutralCaller"] = base.escrow.neutralCaller();
@@ -101,6 +115,27 @@ contract AccessTest is Test {
             }
         }
         assertEq(IInferenceEscrow(_at["InferenceEscrow"]).ledger(), _at["SettlementLedger"]);
+    }
+
+    /// @dev What the dispute game does to rows and bonds nobody else does; the registry's books are the ledger's.
+    function test_disputeFunctions_areTheGamesAlone() public {
+        _assertRefused("SettlementLedger", "disputes", 4, ISettlementLedger.OnlyDisputes.selector);
+        _assertRefused("KeeperRegistry", "disputes", 1, IKeeperRegistry.NotAllowed.selector);
+        _assertRefused("KeeperRegistry", "ledger", 2, IKeeperRegistry.NotAllowed.selector);
+        assertEq(ISettlementLedger(_at["SettlementLedger"]).disputes(), _at["DisputeGame"]);
+        assertEq(IKeeperRegistry(_at["KeeperRegistry"]).disputes(), _at["DisputeGame"]);
+        assertEq(IKeeperRegistry(_at["KeeperRegistry"]).ledger(), _at["SettlementLedger"]);
+    }
+
+    function _assertRefused(string memory name, string memory who, uint256 count, bytes4 reason) private {
+        string[] memory functions = Access.functionsOf(name, who);
+        assertEq(functions.length, count);
+        address[3] memory others = [_stranger, _admin, _guardian];
+        for (uint256 f; f < functions.length; ++f) {
+            for (uint256 i; i < others.length; ++i) {
+                assertEq(_call(others[i], name, functions[f]), reason, functions[f]);
+            }
+        }
     }
 
     /// @dev Arguments that decode as zeros and empty lists: roles are asked first.

@@ -285,6 +285,7 @@ impl Day {
             receiptsRoot: Tree::new(leaves).root().unwrap_or_default(),
             ogRoot: call.ogRoot,
             blobHash: B256::ZERO,
+            feeBps: 0,
             feeRecipient: Address::ZERO,
             credits: Vec::new(),
         };

@@ -52,6 +52,7 @@ impl Balances {
                     self.words.entry((lane, e.nonce >> 8)).or_default();
                 }
             }
+            EscrowEvents::OrderReopened(e) => self.touch_account(e.payer, e.token),
             EscrowEvents::OrderReclaimed(e) => self.touch_account(e.payer, e.token),
             EscrowEvents::NoncesCancelled(e) => {
                 self.words.entry(((e.payer, e.token, e.keeperId), U256::from(e.word))).or_default();
@@ -109,6 +110,7 @@ impl Balances {
                     sub(&mut a.free, e.sources.free)
                 })
             }
+            EscrowEvents::OrderReopened(e) => self.account(e.payer, e.token, |a| add(&mut a.held, e.amount)),
             EscrowEvents::OrderReclaimed(e) => self.account(e.payer, e.token, |a| {
                 sub(&mut a.held, e.amount)?;
                 add(&mut a.free, e.amount)

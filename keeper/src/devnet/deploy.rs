@@ -7,8 +7,8 @@ use alloy::signers::SignerSync;
 use alloy::sol_types::{SolStruct, SolValue};
 use quittance_bindings::{
     AccessManager, Deployer, DevOPG, DevPermit2, DevPrecompile0900, DevTEEInferenceVerifier, DevTEERegistry, DevUSDC,
-    FeeSplitter, InferenceEscrow, KeeperRegistry, NodeRegistry, RsaPssVerifier, SettlementInbox, SettlementLedger,
-    escrow as escrow_abi, fee_splitter as fee_splitter_abi, nodes as nodes_abi, typed,
+    DisputeGame, FeeSplitter, InferenceEscrow, KeeperRegistry, NodeRegistry, RsaPssVerifier, SettlementInbox,
+    SettlementLedger, escrow as escrow_abi, fee_splitter as fee_splitter_abi, nodes as nodes_abi, typed,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -32,6 +32,11 @@ pub const OPG: Address = address!("FbC2051AE2265686a469421b2C5A2D5462FbF5eB");
 const PRECOMPILE: Address = address!("0000000000000000000000000000000000000900");
 /// The deterministic deployment proxy that anvil and Base have.
 const CREATE2_PROXY: Address = address!("4e59b44847b379578588920cA78FbF26c0B4956C");
+
+/// What an unproven row costs a keeper: 100 OPG.
+const SLASH: u128 = 100 * 1_000_000_000_000_000_000;
+/// Batches of the devnet's keeper that can be open at once: its bond is a slash for each.
+const BATCHES: u128 = 10_000;
 
 const MIRRORS: usize = 3;
 const THRESHOLD: u8 = 2;
@@ -72,6 +77,7 @@ pub struct Contracts {
     pub deployer: Address,
     /// Receives the fees, which are 0 until the admin sets one.
     pub fee_splitter: Address,
+    pub dispute_game: Address,
     pub rsa_verifier: Address,
     pub permit2: Address,
     pub tee_verifier: Address,
@@ -226,22 +232,25 @@ async fn deploy_base(chain: &Anvil, keys: &Keys, periods: Periods, nodes: &[Node
     let rsa_verifier = sender.create("RsaPssVerifier", &RsaPssVerifier::BYTECODE, &[]).await?;
     let arguments = (manager, U256::from(periods.grace)).abi_encode_params();
     let node_registry = sender.create("NodeRegistry", &NodeRegistry::BYTECODE, &arguments).await?;
-    let keeper_registry = sender.create("KeeperRegistry", &KeeperRegistry::BYTECODE, &[]).await?;
     place(chain, USDC, &DevUSDC::DEPLOYED_BYTECODE).await?;
     place(chain, OPG, &DevOPG::DEPLOYED_BYTECODE).await?;
     place(chain, PERMIT2, &DevPermit2::DEPLOYED_BYTECODE).await?;
 
-    let (deployer, escrow, ledger) = {
+    let (deployer, escrow, ledger, dispute_game, keeper_registry) = {
         let code = [Deployer::BYTECODE.as_ref(), &(sender.address(),).abi_encode_params()].concat();
         let deployer = CREATE2_PROXY.create2(B256::ZERO, keccak256(&code));
-        let (escrow, ledger) = (deployer.create(1), deployer.create(2));
+        let (escrow, ledger, game, keepers) =
+            (deployer.create(1), deployer.create(2), deployer.create(3), deployer.create(4));
         sender.send("Deployer", TxKind::Call(CREATE2_PROXY), [B256::ZERO.as_slice(), &code].concat().into()).await?;
         let initcodes = vec![
             escrow_code(ledger, periods, manager)?,
-            ledger_code(escrow, node_registry, keeper_registry, periods.window, manager),
+            ledger_code(escrow, node_registry, keepers, game, periods.window, manager),
         ];
         sender.call(deployer, &Deployer::deployCall { initcodes }).await?;
-        (deployer, escrow, ledger)
+        // In two transactions: all four come close to what one may cost.
+        let initcodes = vec![game_code(ledger, periods), keepers_code(ledger, game)];
+        sender.call(deployer, &Deployer::deployCall { initcodes }).await?;
+        (deployer, escrow, ledger, game, keepers)
     };
 
     sender.call(node_registry, &NodeRegistry::setVerifierCall { verifier: rsa_verifier, allowed: true }).await?;
@@ -278,6 +287,7 @@ async fn deploy_base(chain: &Anvil, keys: &Keys, periods: Periods, nodes: &[Node
             access_manager: manager,
             deployer,
             fee_splitter,
+            dispute_game,
             rsa_verifier,
             permit2: PERMIT2,
             tee_verifier: Address::ZERO,
@@ -316,9 +326,26 @@ fn escrow_code(ledger: Address, periods: Periods, manager: Address) -> Result<By
     Ok([InferenceEscrow::BYTECODE.as_ref(), &alloy::sol_types::SolConstructor::abi_encode(&call)].concat().into())
 }
 
-fn ledger_code(escrow: Address, nodes: Address, keepers: Address, window: u64, manager: Address) -> Bytes {
-    let arguments = (escrow, nodes, keepers, U256::from(window), manager).abi_encode_params();
+fn ledger_code(
+    escrow: Address,
+    nodes: Address,
+    keepers: Address,
+    game: Address,
+    window: u64,
+    manager: Address,
+) -> Bytes {
+    let arguments = (escrow, nodes, keepers, game, U256::from(window), manager).abi_encode_params();
     [SettlementLedger::BYTECODE.as_ref(), &arguments].concat().into()
+}
+
+fn game_code(ledger: Address, periods: Periods) -> Bytes {
+    let arguments = (ledger, U256::from(periods.response), U256::from(periods.reopen)).abi_encode_params();
+    [DisputeGame::BYTECODE.as_ref(), &arguments].concat().into()
+}
+
+fn keepers_code(ledger: Address, game: Address) -> Bytes {
+    let arguments = (ledger, game, OPG, U256::from(SLASH)).abi_encode_params();
+    [KeeperRegistry::BYTECODE.as_ref(), &arguments].concat().into()
 }
 
 /// Mirrors a node with the quorum's signatures and lets its owner claim it.
@@ -367,8 +394,13 @@ async fn register_keeper(chain: &Anvil, registry: Address, keys: &Keys) -> Resul
         hotKeys: vec![keys.keeper_base.address(), keys.keeper_receipts.address()],
     };
     owner.call(registry, &call).await?;
+    let keeper_id = keccak256((owner.address(), salt).abi_encode());
+    let amount = SLASH * BATCHES;
+    owner.call(OPG, &DevOPG::mintCall { to: owner.address(), amount: U256::from(amount) }).await?;
+    owner.call(OPG, &DevOPG::approveCall { spender: registry, value: U256::from(amount) }).await?;
+    owner.call(registry, &KeeperRegistry::addBondCall { keeperId: keeper_id, amount }).await?;
     owner.settle().await?;
-    Ok(keccak256((owner.address(), salt).abi_encode()))
+    Ok(keeper_id)
 }
 
 /// Inbox, registry and verifier.

@@ -14,6 +14,10 @@ pub struct Periods {
     pub admin_delay: u64,
     /// Of the fee splitter.
     pub fee_epoch: u64,
+    /// To answer a challenge.
+    pub response: u64,
+    /// For which only a verified settlement can capture the money of a void row.
+    pub reopen: u64,
     /// Longest time from now to the end of a lock.
     pub max_lock: u64,
     /// Last part of a lock, in which any verified settlement may draw on it.
@@ -36,6 +40,8 @@ impl Default for Periods {
             window: 15,
             admin_delay: 60,
             fee_epoch: 60,
+            response: 15,
+            reopen: 30,
             max_lock: 7 * 86_400,
             lock_tail: 60,
             min_capture_time: 10,

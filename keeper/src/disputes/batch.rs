@@ -130,6 +130,7 @@ mod tests {
             receiptsRoot: root,
             ogRoot: B256::ZERO,
             blobHash: keccak256(b""),
+            feeBps: 0,
             feeRecipient: Address::ZERO,
             credits: Vec::new(),
         }

@@ -166,6 +166,8 @@ pub struct RecordFields {
     pub og_root: B256,
     #[schema(value_type = String)]
     pub blob_hash: B256,
+    /// Hundredths of a percent.
+    pub fee_bps: u16,
     #[schema(value_type = String)]
     pub fee_recipient: Address,
     pub credits: Vec<CreditFields>,
@@ -222,6 +224,7 @@ impl From<&BatchRecord> for RecordFields {
             receipts_root: record.receiptsRoot,
             og_root: record.ogRoot,
             blob_hash: record.blobHash,
+            fee_bps: record.feeBps,
             fee_recipient: record.feeRecipient,
             credits: record.credits.iter().map(credit).collect(),
         }
@@ -250,6 +253,7 @@ impl TryFrom<&RecordFields> for BatchRecord {
             receiptsRoot: fields.receipts_root,
             ogRoot: fields.og_root,
             blobHash: fields.blob_hash,
+            feeBps: fields.fee_bps,
             feeRecipient: fields.fee_recipient,
             credits: fields.credits.iter().map(credit).collect::<Result<_, _>>()?,
         })

@@ -37,7 +37,7 @@ pub fn decide(reason: &str, receipt: &Settleable) -> Decision {
         if receipt.retries < at_most { Decision::Retry { path, delay_ms } } else { Decision::Refuse(otherwise) }
     };
     let backoff = DELAY_MS << receipt.retries.clamp(0, 10);
-    if says("nothotkey") {
+    if ["nothotkey", "keepersuspended", "keeperunbonding", "bondtoosmall"].into_iter().any(says) {
         Decision::Blocked { delay_ms: BALANCE_DELAY_MS }
     } else if says("deadlinepassed") {
         Decision::Expire
@@ -146,9 +146,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_keeper_without_its_key_loses_nothing() {
+    async fn a_keeper_without_its_key_or_bond_loses_nothing() {
         let first = receipt(Path::Batch, false, 9).await;
-        assert!(matches!(decide("NotHotKey(0x01, 0x02)", &first), Decision::Blocked { .. }));
+        for reason in ["NotHotKey(0x01, 0x02)", "KeeperSuspended(0x01)", "KeeperUnbonding(0x01)", "BondTooSmall(1, 2)"]
+        {
+            assert!(matches!(decide(reason, &first), Decision::Blocked { .. }), "{reason}");
+        }
     }
 
     #[tokio::test]

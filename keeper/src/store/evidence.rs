@@ -286,6 +286,7 @@ pub(crate) mod tests {
             receiptsRoot: Tree::new(rows.iter().map(leaf_hash).collect()).root().unwrap(),
             ogRoot: B256::ZERO,
             blobHash: B256::ZERO,
+            feeBps: 0,
             feeRecipient: Address::ZERO,
             credits: vec![NodeCredit { nodeId: rows[0].nodeId, amount: total, fee: 0 }],
         };

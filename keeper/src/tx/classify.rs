@@ -6,6 +6,7 @@ use alloy::transports::{RpcError, TransportError, TransportErrorKind};
 
 use quittance_bindings::escrow::InferenceEscrow::InferenceEscrowErrors;
 use quittance_bindings::inbox::SettlementInbox::SettlementInboxErrors;
+use quittance_bindings::keepers::KeeperRegistry::KeeperRegistryErrors;
 use quittance_bindings::ledger::SettlementLedger::SettlementLedgerErrors;
 use quittance_bindings::nodes::NodeRegistry::NodeRegistryErrors;
 
@@ -180,6 +181,7 @@ pub fn revert_reason(data: &[u8]) -> String {
         return format!("reverted: {}", text.reason());
     }
     let name = SettlementLedgerErrors::name_by_selector(*selector)
+        .or_else(|| KeeperRegistryErrors::name_by_selector(*selector))
         .or_else(|| InferenceEscrowErrors::name_by_selector(*selector))
         .or_else(|| SettlementInboxErrors::name_by_selector(*selector))
         .or_else(|| NodeRegistryErrors::name_by_selector(*selector))

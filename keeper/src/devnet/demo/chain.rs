@@ -219,6 +219,7 @@ impl Accounts {
                 self.free(e.payer, e.token, signed(e.released) - signed(e.sources.free));
                 self.lane(e.payer, e.token, e.keeperId, -signed(e.sources.lock));
             }
+            Escrow::OrderReopened(e) => self.held(e.payer, e.token, signed(e.amount)),
             Escrow::OrderReclaimed(e) => {
                 self.held(e.payer, e.token, -signed(e.amount));
                 self.free(e.payer, e.token, signed(e.amount));

@@ -110,6 +110,7 @@ pub(super) async fn orders(
         | EscrowEvents::Unlocked(_)
         | EscrowEvents::LockNoncesCancelled(_)
         | EscrowEvents::Paused(_)
+        | EscrowEvents::OrderReopened(_)
         | EscrowEvents::Credited(_)
         | EscrowEvents::EIP712DomainChanged(_) => {}
     }

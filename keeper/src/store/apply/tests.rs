@@ -114,6 +114,7 @@ impl Script {
             receiptsRoot: root,
             ogRoot: B256::ZERO,
             blobHash: B256::ZERO,
+            feeBps: 0,
             feeRecipient: Address::ZERO,
             credits: vec![],
         };

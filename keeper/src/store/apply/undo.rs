@@ -159,6 +159,7 @@ async fn escrow(tx: &mut WriteTx, rules: &Rules, event: &EscrowEvents) -> Result
         | EscrowEvents::NoncesCancelled(_)
         | EscrowEvents::LockNoncesCancelled(_)
         | EscrowEvents::Paused(_)
+        | EscrowEvents::OrderReopened(_)
         | EscrowEvents::Credited(_)
         | EscrowEvents::EIP712DomainChanged(_) => {}
     }
