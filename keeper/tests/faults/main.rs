@@ -9,6 +9,7 @@ mod db;
 mod outages;
 mod process;
 mod proxy;
+mod reorgs;
 mod rpc;
 mod several;
 mod txs;
@@ -56,7 +57,7 @@ macro_rules! scenarios {
 }
 
 fn groups() -> Vec<Group> {
-    vec![several::group(), txs::group(), process::group(), outages::group(), rpc::group()]
+    vec![several::group(), txs::group(), process::group(), outages::group(), rpc::group(), reorgs::group()]
 }
 
 fn main() -> ExitCode {
