@@ -395,12 +395,20 @@ async fn register_keeper(chain: &Anvil, registry: Address, keys: &Keys) -> Resul
     };
     owner.call(registry, &call).await?;
     let keeper_id = keccak256((owner.address(), salt).abi_encode());
+    bond(&mut owner, registry, keeper_id).await?;
+    owner.settle().await?;
+    Ok(keeper_id)
+}
+
+/// Mints the bond of a keeper with many open batches and puts it up.
+///
+/// # Errors
+/// `rpc_failed`.
+pub async fn bond(owner: &mut Sender, registry: Address, keeper_id: B256) -> Result<()> {
     let amount = SLASH * BATCHES;
     owner.call(OPG, &DevOPG::mintCall { to: owner.address(), amount: U256::from(amount) }).await?;
     owner.call(OPG, &DevOPG::approveCall { spender: registry, value: U256::from(amount) }).await?;
-    owner.call(registry, &KeeperRegistry::addBondCall { keeperId: keeper_id, amount }).await?;
-    owner.settle().await?;
-    Ok(keeper_id)
+    owner.call(registry, &KeeperRegistry::addBondCall { keeperId: keeper_id, amount }).await
 }
 
 /// Inbox, registry and verifier.

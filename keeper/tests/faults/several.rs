@@ -2,6 +2,7 @@
 
 use alloy::primitives::{B256, keccak256};
 use quittance::config::Config;
+use quittance::devnet::deploy::bond;
 use quittance::devnet::keys::Key;
 use quittance_bindings::KeeperRegistry;
 use sqlx::Row;
@@ -202,6 +203,8 @@ async fn two_keepers_without_a_common_database(world: &mut World) {
     sender.call(registry, &call).await.unwrap();
     let done = sender.settle().await.unwrap();
     let second_id = done[0].inner.logs().iter().find_map(|log| log.topics().get(1)).copied().unwrap();
+    bond(&mut sender, registry, second_id).await.unwrap();
+    sender.settle().await.unwrap();
 
     // Each asks a node of its own, so that their answers to the same order differ.
     let first = world.keeper(|config| config.nodes.truncate(1)).await;
