@@ -138,6 +138,25 @@ sol! {
     function finalize(BatchRecord record);
     function reclaim(Order order);
     function recordInferences(Inference[] inferences);
+
+    /// What proves that a row was owed.
+    #[derive(Debug, PartialEq, Eq, Hash)]
+    struct ReceiptEvidence {
+        Receipt receipt;
+        bytes inferenceSignature;
+        bytes meterSignature;
+    }
+
+    /// Calls of the dispute game.
+    interface Game {
+        function challenge(BatchRecord record, Leaf leaf, bytes32[] proof, uint128 unit) external payable;
+        function answer(BatchRecord record, Leaf leaf, Order order, ReceiptEvidence evidence) external;
+        function resolve(BatchRecord record, Leaf leaf, Order order) external;
+        function finalize(BatchRecord record, Leaf[] excluded) external;
+        function withdrawBonds(address to) external;
+        function challengeBond() external view returns (uint256);
+        function withdrawable(address owner) external view returns (uint256);
+    }
 }
 
 /// Rail number of orders in receipts and leaves.

@@ -140,6 +140,7 @@ CREATE INDEX receipts_to_settle ON receipts (path, created_ms) WHERE state = 'ma
 CREATE INDEX receipts_batched ON receipts (created_ms) WHERE state = 'batched';
 CREATE INDEX receipts_skipped ON receipts (created_ms) WHERE state = 'skipped';
 CREATE INDEX receipts_verified ON receipts (base_block) WHERE state = 'settled' AND path = 'verified';
+CREATE INDEX receipts_by_hash ON receipts (receipt_hash);
 CREATE INDEX receipts_by_batch ON receipts (batch_id, batch_index) WHERE batch_id IS NOT NULL;
 CREATE INDEX receipts_by_payer ON receipts (payer, created_ms);
 CREATE INDEX receipts_by_time ON receipts (created_ms, settlement_id);
@@ -165,6 +166,36 @@ CREATE TABLE batches (
 );
 CREATE INDEX batches_by_state ON batches (state, created_ms);
 CREATE INDEX batches_by_chain ON batches (chain_batch_id);
+
+-- Challenges against rows of any keeper's batch, and rows that are void as duplicates.
+CREATE TABLE challenges (
+    -- The ledger's number.
+    chain_batch_id   BIGINT  NOT NULL,
+    -- Number among captured rows.
+    leaf_row         BIGINT  NOT NULL,
+    challenger       {BYTES} NOT NULL,
+    unit             TEXT    NOT NULL,
+    -- Wei.
+    bond             TEXT    NOT NULL,
+    -- Unix seconds; 0 for a row that was void before anyone challenged it.
+    deadline         BIGINT  NOT NULL,
+    -- open, answered, unproven, duplicate
+    state            TEXT    NOT NULL,
+    answer_tx_id     BIGINT,
+    resolve_tx_id    BIGINT,
+    -- When we found that we hold no receipt for it, unix milliseconds.
+    looked_ms        BIGINT  NOT NULL DEFAULT 0,
+    PRIMARY KEY (chain_batch_id, leaf_row)
+);
+CREATE INDEX challenges_by_state ON challenges (state, deadline);
+
+-- Batches that were looked behind.
+CREATE TABLE watched (
+    -- The ledger's number as 32 bytes.
+    batch_topic      {BYTES} PRIMARY KEY,
+    finding          TEXT    NOT NULL,
+    created_ms       BIGINT  NOT NULL
+);
 
 -- Outbox of published rows, written with the batch.
 CREATE TABLE publications (

@@ -15,7 +15,9 @@ use crate::ctx::{Ctx, Keys, SharedCtx};
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::supervise::Group;
-use crate::{admission, api, dispatch, finish, ingest, metrics, observe, preflight, publish, relay, settle, steps, tx};
+use crate::{
+    admission, api, dispatch, disputes, finish, ingest, metrics, observe, preflight, publish, relay, settle, steps, tx,
+};
 
 /// Time that a stop takes at most after what was at nodes has come back: the API and what makes new work, then what commits
 /// and sends.
@@ -95,6 +97,7 @@ async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
     start(&mut middle, ctx, "relay", relay::run);
     start(&mut middle, ctx, "finish", finish::run);
     start(&mut middle, ctx, "publish", publish::run);
+    start(&mut middle, ctx, "disputes", disputes::run);
     let mut front = Group::new("front", ctx.stopping.clone());
     start(&mut front, ctx, "dispatch", dispatch::run);
     // The one line on standard output: scripts wait for it.

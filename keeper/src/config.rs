@@ -29,6 +29,9 @@ pub struct Config {
     pub dispatch: Dispatch,
     #[serde(default)]
     pub fees: Fees,
+    /// Challenges against batches of other keepers.
+    #[serde(default)]
+    pub disputes: Disputes,
     /// Where the rows of batches are published; nowhere when absent (they are in Base's calldata all the same).
     #[serde(default)]
     pub publish: Option<Publish>,
@@ -67,6 +70,7 @@ pub struct Base {
     pub rpc: Vec<String>,
     pub escrow: Address,
     pub ledger: Address,
+    pub dispute_game: Address,
     pub node_registry: Address,
     pub keeper_registry: Address,
     /// Block in which the contracts were deployed; events are read from here.
@@ -201,6 +205,24 @@ impl Default for Dispatch {
     }
 }
 
+/// Looking behind the batches of other keepers. Challenges are answered in any case.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Disputes {
+    /// Challenge them; otherwise their rows are only compared with the ledger's roots.
+    pub challenge: bool,
+    /// Units of money in each batch that are challenged, at random.
+    pub units: u32,
+    /// Wei of bonds that may be out at the same time, decimal text.
+    pub max_stake: String,
+}
+
+impl Default for Disputes {
+    fn default() -> Self {
+        Self { challenge: false, units: 1, max_stake: "50000000000000000".to_owned() }
+    }
+}
+
 /// What transactions may cost.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -280,6 +302,7 @@ impl Config {
         rule(self.opengradient.record_rows > 0, "opengradient.record_rows must be at least 1")?;
         rule(self.dispatch.concurrency > 0, "dispatch.concurrency must be at least 1")?;
         self.limits.check()?;
+        rule(self.disputes.max_stake.parse::<u128>().is_ok(), "disputes.max_stake must be a whole number of wei")?;
         for (token, amount) in self.dispatch.credit.iter().chain(&self.batch.max_value) {
             rule(amount.parse::<u128>().is_ok(), &format!("{token}: {amount:?} is not a whole number of token units"))?;
         }

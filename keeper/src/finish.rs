@@ -6,18 +6,19 @@ use std::time::Duration;
 use alloy::eips::BlockNumberOrTag;
 use alloy::primitives::{Address, Bytes, U256};
 use alloy::sol_types::{SolCall, SolValue};
-use quittance_bindings::typed::{BatchRecord, deliverCall, finalizeCall, reclaimCall};
+use quittance_bindings::typed::{BatchRecord, Game, Leaf, deliverCall, finalizeCall, reclaimCall};
 use tokio_util::sync::CancellationToken;
 
 use crate::crash;
 use crate::ctx::{Ctx, SharedCtx};
+use crate::disputes;
 use crate::error::{Code, Error, Result};
 use crate::settle::call;
 use crate::store::batches::{self, Head};
 use crate::store::leases::{Lease, unless_lost};
 use crate::store::receipts::{self, Deliverable};
 use crate::store::txs::{self, NewTx};
-use crate::store::{closing, orders};
+use crate::store::{challenges, closing, orders};
 use crate::types::OrderState;
 
 /// Milliseconds between ticks.
@@ -172,12 +173,19 @@ async fn finalize(ctx: &Ctx, role: &Lease, head: Head, known: &mut Known) -> Res
             table: "batches",
             what: format!("record of batch {}: {error}", batch.batch_id),
         })?;
+        let excluded = challenges::excluded(&ctx.store, chain_batch).await?;
+        let (target, calldata) = if excluded.is_empty() {
+            (ctx.config.base.ledger, finalizeCall { record }.abi_encode())
+        } else {
+            let Some(excluded) = leaves(ctx, chain_batch, &excluded).await? else { continue };
+            (ctx.config.base.dispute_game, Game::finalizeCall { record, excluded }.abi_encode())
+        };
         let new = NewTx {
             chain_id: ctx.config.base.chain_id,
             kind: "finalize",
             intent_key: again(format!("finalize:{chain_batch}"), batch.finalize_tx_id),
-            target: ctx.config.base.ledger,
-            calldata: finalizeCall { record }.abi_encode().into(),
+            target,
+            calldata: calldata.into(),
         };
         let mut tx = role.write(&ctx.store).await?;
         let tx_id = txs::enqueue(&mut tx, &new, now_ms).await?;
@@ -189,6 +197,19 @@ async fn finalize(ctx: &Ctx, role: &Lease, head: Head, known: &mut Known) -> Res
         }
     }
     Ok(())
+}
+
+/// Leaves of rows of a batch; `None` when they cannot be read.
+async fn leaves(ctx: &Ctx, chain_batch: i64, rows: &[i64]) -> Result<Option<Vec<Leaf>>> {
+    let batch = match disputes::load(ctx, chain_batch).await? {
+        Ok(batch) => batch,
+        Err(reason) => {
+            tracing::error!(chain_batch, reason, "a batch of ours that cannot be read");
+            return Ok(None);
+        }
+    };
+    let leaf = |row: &i64| u32::try_from(*row).ok().and_then(|row| batch.row(row)).map(|(leaf, _)| leaf.clone());
+    Ok(rows.iter().map(leaf).collect())
 }
 
 /// Answers of safe verified settlements go to the contracts that paid for them.
@@ -252,7 +273,7 @@ async fn is_contract(ctx: &Ctx, known: &mut Known, payer: Address) -> Result<boo
 }
 
 /// The ledger's window, seconds.
-async fn window(ctx: &Ctx) -> Result<i64> {
+pub(crate) async fn window(ctx: &Ctx) -> Result<i64> {
     alloy::sol! { function WINDOW() returns (uint40); }
     let data = Bytes::from(WINDOWCall {}.abi_encode());
     let answer = ctx.base.call(Address::ZERO, ctx.config.base.ledger, &data, BlockNumberOrTag::Latest.into()).await?;

@@ -19,6 +19,7 @@ alloy::sol! {
     function escrow() returns (address);
     function nodes() returns (address);
     function keepers() returns (address);
+    function disputes() returns (address);
     function registry() returns (address);
     function isHotKey(bytes32 keeperId, address key) returns (bool);
     function LOCK_TAIL() returns (uint40);
@@ -105,6 +106,7 @@ pub async fn survey(ctx: &Ctx) -> (Vec<Check>, Option<Facts>) {
             ("base.ledger", base.ledger),
             ("base.node_registry", base.node_registry),
             ("base.keeper_registry", base.keeper_registry),
+            ("base.dispute_game", base.dispute_game),
         ];
         let mut there = true;
         for (name, address) in named.into_iter().chain(base.tokens.iter().map(|token| ("base.tokens", *token))) {
@@ -114,6 +116,7 @@ pub async fn survey(ctx: &Ctx) -> (Vec<Check>, Option<Facts>) {
             for (what, data, expected) in [
                 ("ledger.escrow", escrowCall {}.abi_encode(), base.escrow),
                 ("ledger.nodes", nodesCall {}.abi_encode(), base.node_registry),
+                ("ledger.disputes", disputesCall {}.abi_encode(), base.dispute_game),
                 ("ledger.keepers", keepersCall {}.abi_encode(), base.keeper_registry),
             ] {
                 let outcome = wired(&ctx.base, "base_wiring", what, base.ledger, &data, expected).await;

@@ -7,6 +7,7 @@ use alloy::sol_types::SolEventInterface;
 use crate::error::{Error, Result};
 
 pub use quittance_bindings::escrow::InferenceEscrow::InferenceEscrowEvents as EscrowEvents;
+pub use quittance_bindings::game::DisputeGame::DisputeGameEvents as GameEvents;
 pub use quittance_bindings::inbox::SettlementInbox::SettlementInboxEvents as InboxEvents;
 pub use quittance_bindings::keepers::KeeperRegistry::KeeperRegistryEvents as KeepersEvents;
 pub use quittance_bindings::ledger::SettlementLedger::SettlementLedgerEvents as LedgerEvents;
@@ -20,6 +21,7 @@ const UNNUMBERED: &[&str] = &["AuthorityUpdated", "EIP712DomainChanged"];
 pub enum Contract {
     Escrow,
     Ledger,
+    Game,
     Nodes,
     Keepers,
     Inbox,
@@ -30,6 +32,7 @@ pub enum Contract {
 pub enum Event {
     Escrow(Box<EscrowEvents>),
     Ledger(Box<LedgerEvents>),
+    Game(Box<GameEvents>),
     Nodes(Box<NodesEvents>),
     Keepers(Box<KeepersEvents>),
     Inbox(Box<InboxEvents>),
@@ -72,6 +75,7 @@ pub fn decode(contract: Contract, topics: &[B256], data: &[u8]) -> Result<Option
     let (name, event) = match contract {
         Contract::Escrow => read!(EscrowEvents, Escrow),
         Contract::Ledger => read!(LedgerEvents, Ledger),
+        Contract::Game => read!(GameEvents, Game),
         Contract::Nodes => read!(NodesEvents, Nodes),
         Contract::Keepers => read!(KeepersEvents, Keepers),
         Contract::Inbox => read!(InboxEvents, Inbox),

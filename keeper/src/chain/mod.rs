@@ -87,6 +87,7 @@ impl Side {
                     contracts: vec![
                         (base.escrow, Contract::Escrow),
                         (base.ledger, Contract::Ledger),
+                        (base.dispute_game, Contract::Game),
                         (base.node_registry, Contract::Nodes),
                         (base.keeper_registry, Contract::Keepers),
                     ],

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use alloy::consensus::Transaction;
 use alloy::eips::BlockNumberOrTag;
 use alloy::eips::eip1898::BlockId;
 use alloy::network::TransactionBuilder;
@@ -364,6 +365,16 @@ impl Rpc {
     /// `Failure`.
     pub async fn receipt(&self, hash: B256) -> Result<Option<TransactionReceipt>, Failure> {
         self.ask("eth_getTransactionReceipt", |p| async move { p.get_transaction_receipt(hash).await }).await
+    }
+
+    /// Input of a transaction and the account that it calls; `None` while the endpoint does not know it.
+    ///
+    /// # Errors
+    /// `Failure`.
+    pub async fn input(&self, hash: B256) -> Result<Option<(Option<Address>, Bytes)>, Failure> {
+        let found =
+            self.ask("eth_getTransactionByHash", |p| async move { p.get_transaction_by_hash(hash).await }).await?;
+        Ok(found.map(|tx| (tx.inner.inner().to(), tx.inner.inner().input().clone())))
     }
 
     /// Receipt from any endpoint; `None` only when every endpoint says that it has none.

@@ -62,6 +62,7 @@ pub(crate) async fn bare(chains: &Chains, base_rpc: &str, listen: &str, dir: &te
     network.base.ledger = Address::repeat_byte(0xe2);
     network.base.node_registry = Address::repeat_byte(0xe3);
     network.base.keeper_registry = Address::repeat_byte(0xe4);
+    network.base.dispute_game = Address::repeat_byte(0xe5);
     network.opengradient.chain_id = chains.opengradient.chain_id;
     network.opengradient.rpc.clone_from(&chains.opengradient.url);
     network.opengradient.inbox = Address::repeat_byte(0xe5);
@@ -75,6 +76,7 @@ pub(crate) async fn bare(chains: &Chains, base_rpc: &str, listen: &str, dir: &te
 fn config(network: &Network) -> Config {
     let key = |env: &str| KeySource::Env { env: env.to_owned() };
     Config {
+        disputes: Default::default(),
         publish: None,
         keeper: config::Keeper {
             id: network.keeper.id,
@@ -89,6 +91,7 @@ fn config(network: &Network) -> Config {
             escrow: network.base.escrow,
             ledger: network.base.ledger,
             node_registry: network.base.node_registry,
+            dispute_game: network.base.dispute_game,
             keeper_registry: network.base.keeper_registry,
             start_block: network.base.start_block,
             key: key("NONE"),

@@ -2,6 +2,7 @@
 
 pub mod amount;
 pub mod devnet;
+pub mod dispute;
 pub mod erc20;
 pub mod failure;
 pub mod http;
@@ -64,6 +65,14 @@ enum Command {
     Settle(Json<settle::Settle>),
     /// Pay the nodes of a batch after its window. Anyone can
     Finalize(Json<settle::Finalize>),
+    /// Demand the receipts behind units of a batch's money. Anyone can
+    Challenge(Json<dispute::Challenge>),
+    /// Show the receipt of a challenged row. Anyone who has it can
+    Answer(Json<dispute::Answer>),
+    /// Void a challenged row that nobody proved in time. Anyone can
+    Resolve(Json<dispute::Resolve>),
+    /// Take won and returned bonds out of the dispute game
+    Bonds(Json<dispute::Bonds>),
     /// Hand a settled answer to the contract that ordered it. Anyone can
     Deliver(Json<settle::Deliver>),
     /// Receipts: get, verify, export
@@ -156,6 +165,10 @@ impl Command {
             Self::Order(args) => (args.inner.command.run().await, args.json),
             Self::Settle(args) => (args.inner.run().await, args.json),
             Self::Finalize(args) => (args.inner.run().await, args.json),
+            Self::Challenge(args) => (args.inner.run().await, args.json),
+            Self::Answer(args) => (args.inner.run().await, args.json),
+            Self::Resolve(args) => (args.inner.run().await, args.json),
+            Self::Bonds(args) => (args.inner.run().await, args.json),
             Self::Deliver(args) => (args.inner.run().await, args.json),
             Self::Receipt(args) => (args.inner.command.run().await, args.json),
             Self::Request(args) => (args.inner.command.run(), args.json),

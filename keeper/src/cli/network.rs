@@ -34,6 +34,7 @@ pub struct Base {
     pub rpc: String,
     pub escrow: Address,
     pub ledger: Address,
+    pub dispute_game: Address,
     pub node_registry: Address,
     pub keeper_registry: Address,
     /// Block in which the contracts were deployed, or an earlier one.

@@ -41,18 +41,27 @@ impl Wallet {
         self.send_raw(TxKind::Call(to), call.abi_encode().into()).await
     }
 
+    /// Sends a call with `value` wei and waits for its receipt.
+    ///
+    /// # Errors
+    /// As `send`.
+    pub async fn send_with<C: SolCall>(&self, to: Address, call: &C, value: U256) -> Result<TransactionReceipt> {
+        let hash = self.broadcast(TxKind::Call(to), call.abi_encode().into(), value).await?;
+        wait(&self.provider, hash).await
+    }
+
     /// Sends calldata, or creation code, and waits for its receipt.
     ///
     /// # Errors
     /// As `send`.
     pub async fn send_raw(&self, to: TxKind, input: Bytes) -> Result<TransactionReceipt> {
-        let hash = self.broadcast(to, input).await?;
+        let hash = self.broadcast(to, input, U256::ZERO).await?;
         wait(&self.provider, hash).await
     }
 
-    async fn broadcast(&self, to: TxKind, input: Bytes) -> Result<B256> {
+    async fn broadcast(&self, to: TxKind, input: Bytes, value: U256) -> Result<B256> {
         let from = self.address();
-        let mut request = TransactionRequest::default().with_from(from).with_input(input.clone());
+        let mut request = TransactionRequest::default().with_from(from).with_value(value).with_input(input.clone());
         request.to = Some(to);
         let gas = self.provider.estimate_gas(request).await.map_err(explain)?;
         let fees = self.provider.estimate_eip1559_fees().await.map_err(explain)?;
@@ -66,7 +75,7 @@ impl Wallet {
             max_fee_per_gas: fees.max_fee_per_gas,
             max_priority_fee_per_gas: fees.max_priority_fee_per_gas,
             to,
-            value: U256::ZERO,
+            value,
             access_list: Default::default(),
             input,
         };

@@ -77,7 +77,6 @@ pub struct Contracts {
     pub deployer: Address,
     /// Receives the fees, which are 0 until the admin sets one.
     pub fee_splitter: Address,
-    pub dispute_game: Address,
     pub rsa_verifier: Address,
     pub permit2: Address,
     pub tee_verifier: Address,
@@ -282,12 +281,19 @@ async fn deploy_base(chain: &Anvil, keys: &Keys, periods: Periods, nodes: &[Node
     }
     let keeper_id = register_keeper(chain, keeper_registry, keys).await?;
     Ok(BaseDeployment {
-        addresses: Base { escrow, ledger, node_registry, keeper_registry, start_block, ..Base::default() },
+        addresses: Base {
+            escrow,
+            ledger,
+            dispute_game,
+            node_registry,
+            keeper_registry,
+            start_block,
+            ..Base::default()
+        },
         contracts: Contracts {
             access_manager: manager,
             deployer,
             fee_splitter,
-            dispute_game,
             rsa_verifier,
             permit2: PERMIT2,
             tee_verifier: Address::ZERO,

@@ -10,7 +10,9 @@ use alloy::primitives::Address;
 
 use super::deploy::{Deployment, Keys, OPG, USDC, operator_of};
 use crate::config::limits::{Limits, OrderRates, Rate};
-use crate::config::{Api, Base, Batch, Config, Dispatch, Fees, Keeper, KeySource, Node, OpenGradient, RateCard};
+use crate::config::{
+    Api, Base, Batch, Config, Dispatch, Disputes, Fees, Keeper, KeySource, Node, OpenGradient, RateCard,
+};
 use crate::error::{Error, Result};
 use crate::publish::place::Publish;
 
@@ -49,6 +51,7 @@ pub fn config(deployment: &Deployment, dir: &Path, listen: &str) -> Config {
             receipt_key: env(RECEIPT_KEY),
             drain_ms: 10_000,
         },
+        disputes: Disputes::default(),
         publish: Some(Publish::Directory { path: dir.join("rows") }),
         base: Base {
             chain_id: network.base.chain_id,
@@ -56,6 +59,7 @@ pub fn config(deployment: &Deployment, dir: &Path, listen: &str) -> Config {
             escrow: network.base.escrow,
             ledger: network.base.ledger,
             node_registry: network.base.node_registry,
+            dispute_game: network.base.dispute_game,
             keeper_registry: network.base.keeper_registry,
             start_block: network.base.start_block,
             key: env(BASE_KEY),

@@ -1,7 +1,7 @@
 //! Any keeper's batch as the chain shows it: leaves from calldata and events, checked against the ledger's root; which row a
 //! unit of its money stands for.
 
-use alloy::primitives::{Address, B256};
+use alloy::primitives::B256;
 use alloy::sol_types::{Eip712Domain, SolCall};
 use quittance_bindings::typed::{BatchRecord, Leaf, Order, RAIL_ORDER, leaf_hash, order_id, settleBatchCall};
 
@@ -12,6 +12,8 @@ use crate::merkle::Tree;
 pub struct ChainBatch {
     pub record: BatchRecord,
     pub leaves: Vec<Leaf>,
+    /// The orders that the rows captured.
+    pub orders: Vec<Order>,
     tree: Tree,
 }
 
@@ -24,6 +26,7 @@ impl ChainBatch {
     pub fn read(input: &[u8], record: BatchRecord, skipped: &[u32], escrow: &Eip712Domain) -> Result<Self, String> {
         let call = settleBatchCall::abi_decode(input).map_err(|error| format!("not a settleBatch call: {error}"))?;
         let mut leaves = Vec::with_capacity(call.rows.len());
+        let mut orders = Vec::with_capacity(call.rows.len());
         for (place, row) in (0_u32..).zip(&call.rows) {
             if skipped.contains(&place) {
                 continue;
@@ -51,12 +54,13 @@ impl ChainBatch {
                 receiptHash: row.receiptHash,
                 row: u32::try_from(leaves.len()).unwrap_or(u32::MAX),
             });
+            orders.push(order);
         }
         let tree = Tree::new(leaves.iter().map(leaf_hash).collect());
         if tree.root() != Some(record.receiptsRoot) {
             return Err(format!("its rows hash to {:?}, not to {}", tree.root(), record.receiptsRoot));
         }
-        Ok(Self { record, leaves, tree })
+        Ok(Self { record, leaves, orders, tree })
     }
 
     /// Money that was captured, token units.
@@ -76,20 +80,21 @@ impl ChainBatch {
         None
     }
 
+    /// A row and the order that it captured.
+    pub fn row(&self, row: u32) -> Option<(&Leaf, &Order)> {
+        let row = usize::try_from(row).ok()?;
+        self.leaves.get(row).zip(self.orders.get(row))
+    }
+
     /// Siblings from a row to the root.
     pub fn proof(&self, row: u32) -> Option<Vec<B256>> {
         self.tree.proof(usize::try_from(row).ok()?)
-    }
-
-    /// Token of all its rows.
-    pub const fn token(&self) -> Address {
-        self.record.token
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::{Bytes, U256, keccak256};
+    use alloy::primitives::{Address, Bytes, U256, keccak256};
     use proptest::prelude::*;
     use quittance_bindings::typed::{domain, receipt_hash};
 
@@ -173,7 +178,7 @@ mod tests {
             })
             .collect();
         let tree = Tree::new(leaves.iter().map(leaf_hash).collect());
-        ChainBatch { record: record(tree.root().unwrap_or_default(), leaves.len()), leaves, tree }
+        ChainBatch { record: record(tree.root().unwrap_or_default(), leaves.len()), leaves, orders: Vec::new(), tree }
     }
 
     proptest! {

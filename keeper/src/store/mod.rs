@@ -12,6 +12,7 @@ pub mod apply;
 pub mod batches;
 mod bulk;
 pub mod captures;
+pub mod challenges;
 pub mod closing;
 pub mod completions;
 #[cfg(test)]

@@ -115,6 +115,18 @@ pub async fn get(store: &Store, settlement_id: B256) -> Result<Option<Settleable
     row.as_ref().map(read).transpose()
 }
 
+/// The receipt of this hash, whatever its state.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn by_hash(store: &Store, receipt_hash: B256) -> Result<Option<Settleable>> {
+    let row = sqlx::query(settleable!("WHERE r.receipt_hash = $1"))
+        .bind(receipt_hash.to_vec())
+        .fetch_optional(store.read())
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
 /// The rows of a frozen batch that nothing settled yet, in their order.
 ///
 /// # Errors

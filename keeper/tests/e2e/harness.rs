@@ -12,6 +12,7 @@ use quittance::config::Config;
 use quittance::devnet::demo::chain::{Observed, observe, sums};
 use quittance::devnet::deploy::{USDC, fund};
 use quittance::devnet::keys::Key;
+use quittance::devnet::periods::Periods;
 use quittance::devnet::sender::Sender;
 use quittance::devnet::{Devnet, Options, keeper, up};
 use quittance::store::Store;
@@ -35,9 +36,13 @@ pub struct Net {
 
 impl Net {
     pub async fn up() -> Self {
+        Self::up_with(Periods::default()).await
+    }
+
+    pub async fn up_with(periods: Periods) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
-        let devnet = up(dir.path(), Options::default()).await.unwrap();
+        let devnet = up(dir.path(), Options { periods, ..Options::default() }).await.unwrap();
         Self { devnet, http: reqwest::Client::new(), _dir: dir }
     }
 
@@ -186,6 +191,11 @@ pub struct Signed {
 
 impl Wallet {
     pub async fn funded(net: &Net, name: &str) -> Self {
+        Self::funded_for(net, name, net.devnet.deployment.network.keeper.id).await
+    }
+
+    /// With a lock for that keeper.
+    pub async fn funded_for(net: &Net, name: &str, keeper_id: B256) -> Self {
         let key = Key::of(name).unwrap();
         fund(&net.devnet.chains, key.address()).await.unwrap();
         let base = &net.devnet.chains.base;
@@ -196,7 +206,7 @@ impl Wallet {
         let lock = Lock {
             payer: key.address(),
             token: USDC,
-            keeperId: network.keeper.id,
+            keeperId: keeper_id,
             amount: LOCK,
             until: u40(now() + 3_600).unwrap(),
             nonce: U256::ZERO,
@@ -205,6 +215,10 @@ impl Wallet {
         sender.call(escrow, &call).await.unwrap();
         sender.settle().await.unwrap();
         Self { key, nonce: AtomicU64::new(0) }
+    }
+
+    pub fn address(&self) -> Address {
+        self.key.address()
     }
 
     /// Signs an order for a question that nobody asked before.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod chain_faults;
+mod disputes;
 mod harness;
 mod privacy;
 mod refusals;

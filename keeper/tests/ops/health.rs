@@ -22,6 +22,7 @@ async fn every_loop_is_alive_and_metrics_are_the_documented_ones() {
     let loops: BTreeSet<&str> = live["loops"].as_array().unwrap().iter().map(|l| l["name"].as_str().unwrap()).collect();
     let expected = [
         "dispatch",
+        "disputes",
         "finish",
         "ingest",
         "limits",

@@ -80,6 +80,7 @@ fn config(dir: &tempfile::TempDir, extra: &str) -> Config {
         escrow = "{ESCROW}"
         ledger = "{LEDGER}"
         node_registry = "{ESCROW}"
+        dispute_game = "{ESCROW}"
         keeper_registry = "{ESCROW}"
         start_block = 0
         key = {{ env = "UNUSED" }}

@@ -9,8 +9,8 @@ use super::escrow::Gathered;
 use super::{Rules, content};
 use crate::chain::logs::{ChainLog, Contract, Event, LedgerEvents, decode};
 use crate::error::{Error, Result};
-use crate::store::{WriteTx, captures, events, receipts, txs};
-use crate::types::b256;
+use crate::store::{WriteTx, captures, challenges, events, orders, receipts, txs};
+use crate::types::{OrderState, b256};
 
 /// What one transaction has done so far.
 #[derive(Debug, Default)]
@@ -108,6 +108,13 @@ pub(super) async fn apply(
                 .bind(e.settlementId.to_vec())
                 .execute(&mut **tx)
                 .await?;
+            Ok(())
+        }
+        LedgerEvents::RowVoided(e) => {
+            let reason = if e.unproven { "unproven" } else { "duplicate" };
+            if orders::set_state(tx, e.orderId, &[OrderState::Settled], OrderState::Voided, Some(reason)).await? {
+                tracing::error!(batch = e.batchId, row = e.row, order = %e.orderId, reason, "a row that we know is void");
+            }
             Ok(())
         }
         // Paid is final: applied when its block is finalised, see `paid`.
@@ -232,8 +239,24 @@ pub(super) async fn paid(tx: &mut WriteTx, rules: &Rules, after: u64, to: u64) -
             .bind(U256::from_be_bytes(chain_batch.0).saturating_to::<i64>())
             .execute(&mut **tx)
             .await?;
-            let captured = captured_by(tx, settled.tx_hash, settled.log_index).await?;
+            let mut captured = captured_by(tx, settled.tx_hash, settled.log_index).await?;
+            let disputed = challenges::unpaid(tx, U256::from_be_bytes(chain_batch.0).saturating_to()).await?;
+            let mut row = 0;
+            captured.retain(|_| {
+                row += 1;
+                !disputed.contains(&(row - 1))
+            });
             captures::paid(tx, &captured).await?;
+        }
+    }
+    for event in events::named(tx, rules.chain_id, "RowFinalized", after, to).await? {
+        let place = |n: usize| event.topics.get(n).map(|topic| U256::from_be_bytes(topic.0).saturating_to::<usize>());
+        let (Some(topic), Some(row)) = (event.topics.get(1), place(2)) else { continue };
+        for settled in events::by_topic(&mut **tx, "BatchSettled", *topic).await? {
+            if settled.contract == event.contract && settled.topics.get(2) == Some(&rules.keeper_id) {
+                let captured = captured_by(tx, settled.tx_hash, settled.log_index).await?;
+                captures::paid(tx, captured.get(row..=row).unwrap_or_default()).await?;
+            }
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 
 mod content;
 mod escrow;
+mod game;
 mod ledger;
 #[cfg(test)]
 mod tests;
@@ -72,6 +73,7 @@ pub async fn apply(tx: &mut WriteTx, rules: &Rules, logs: &[ChainLog]) -> Result
                     applied.registry = true;
                     nodes::apply(tx, event, log.timestamp).await?;
                 }
+                Event::Game(event) => game::apply(tx, event).await?,
                 Event::Keepers(_) => applied.registry = true,
                 Event::Inbox(event) => inbox(tx, log, event).await?,
             }

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use alloy::primitives::B256;
 use sqlx::Row;
 
-use super::Rules;
 use super::escrow::{CAPTURED_ELSEWHERE, RECLAIMED, save};
 use super::ledger::{Settling, skip_reason};
+use super::{Rules, game};
 use crate::chain::fold::Balances;
 use crate::chain::logs::{Contract, EscrowEvents, Event, LedgerEvents, decode};
 use crate::error::{Error, Result};
@@ -34,6 +34,7 @@ pub async fn undo_above(tx: &mut WriteTx, rules: &Rules, block: Option<u64>) -> 
                 escrow(tx, rules, &inner).await?;
             }
             Some(Event::Ledger(inner)) => ledger(tx, rules, event, &inner).await?,
+            Some(Event::Game(inner)) => game::undo(tx, &inner).await?,
             Some(Event::Nodes(_)) => {
                 touched.extend(event.topics.get(1).copied());
             }
@@ -246,6 +247,13 @@ async fn ledger(tx: &mut WriteTx, rules: &Rules, event: &StoredEvent, inner: &Le
         LedgerEvents::Delivered(e) => {
             sqlx::query("UPDATE receipts SET delivered = 0 WHERE settlement_id = $1")
                 .bind(e.settlementId.to_vec())
+                .execute(&mut **tx)
+                .await?;
+        }
+        LedgerEvents::RowVoided(e) => {
+            // Back by hand: no state but this one ever follows a void.
+            sqlx::query("UPDATE orders SET state = 'settled', reason = NULL WHERE order_id = $1 AND state = 'voided'")
+                .bind(e.orderId.to_vec())
                 .execute(&mut **tx)
                 .await?;
         }

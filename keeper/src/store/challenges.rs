@@ -1,0 +1,306 @@
+//! Challenges against rows of any keeper's batch, and which batches were looked behind.
+
+use alloy::primitives::{Address, U256};
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+use super::{Store, WriteTx};
+use crate::error::Result;
+use crate::types::{address, units};
+
+const EXCLUDED: &str = "SELECT leaf_row FROM challenges WHERE chain_batch_id = $1 \
+                        AND state IN ('open', 'unproven', 'duplicate') ORDER BY leaf_row";
+
+/// A challenge that waits for an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// The ledger's number.
+    pub chain_batch_id: i64,
+    /// Number among captured rows.
+    pub row: i64,
+    pub challenger: Address,
+    /// Unix seconds: last block time for an answer.
+    pub deadline: i64,
+    /// The answer that was queued last.
+    pub answer_tx_id: Option<i64>,
+    /// The resolution that was queued last.
+    pub resolve_tx_id: Option<i64>,
+}
+
+/// How open challenges stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub all: i64,
+    /// Against rows of the keeper that was asked about.
+    pub ours: i64,
+}
+
+/// A row is challenged.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn opened(tx: &mut WriteTx, open: &Open, unit: u128, bond: U256) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO challenges (chain_batch_id, leaf_row, challenger, unit, bond, deadline, state)
+         VALUES ($1, $2, $3, $4, $5, $6, 'open')",
+    )
+    .bind(open.chain_batch_id)
+    .bind(open.row)
+    .bind(open.challenger.to_vec())
+    .bind(unit.to_string())
+    .bind(bond.to_string())
+    .bind(open.deadline)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// A challenge never was: its block was taken back.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn forget(tx: &mut WriteTx, chain_batch_id: i64, row: i64) -> Result<()> {
+    sqlx::query("DELETE FROM challenges WHERE chain_batch_id = $1 AND leaf_row = $2")
+        .bind(chain_batch_id)
+        .bind(row)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Moves a challenge between open, answered, unproven and duplicate; without effect when it is not in the state `from`.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn set_state(tx: &mut WriteTx, chain_batch_id: i64, row: i64, from: &str, to: &str) -> Result<()> {
+    sqlx::query("UPDATE challenges SET state = $1 WHERE chain_batch_id = $2 AND leaf_row = $3 AND state = $4")
+        .bind(to.to_owned())
+        .bind(chain_batch_id)
+        .bind(row)
+        .bind(from.to_owned())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// A row is void because its inference was paid elsewhere, challenged or not.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn duplicate(tx: &mut WriteTx, chain_batch_id: i64, row: i64) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO challenges (chain_batch_id, leaf_row, challenger, unit, bond, deadline, state)
+         VALUES ($1, $2, $3, '0', '0', 0, 'duplicate')
+         ON CONFLICT (chain_batch_id, leaf_row) DO UPDATE SET state = 'duplicate'",
+    )
+    .bind(chain_batch_id)
+    .bind(row)
+    .bind(Address::ZERO.to_vec())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Undoes [`duplicate`]: a challenge is open again. One that was answered before is taken for open until its own event is undone
+/// or seen again; answering it once more costs nothing, the simulation refuses it.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn not_duplicate(tx: &mut WriteTx, chain_batch_id: i64, row: i64) -> Result<()> {
+    for sql in [
+        "DELETE FROM challenges WHERE chain_batch_id = $1 AND leaf_row = $2 AND state = 'duplicate' AND deadline = 0",
+        "UPDATE challenges SET state = 'open' WHERE chain_batch_id = $1 AND leaf_row = $2 AND state = 'duplicate'",
+    ] {
+        sqlx::query(sql).bind(chain_batch_id).bind(row).execute(&mut **tx).await?;
+    }
+    Ok(())
+}
+
+/// Open challenges that `chain_time` (unix seconds) leaves time to answer, for which no answer is under way nor was given up
+/// after `retry_before_ms`. The most urgent first.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn answerable(store: &Store, chain_time: i64, retry_before_ms: i64, limit: i64) -> Result<Vec<Open>> {
+    let rows = sqlx::query(
+        "SELECT * FROM challenges c WHERE c.state = 'open' AND c.deadline >= $1 AND c.looked_ms <= $2 AND NOT EXISTS
+         (SELECT 1 FROM txs t WHERE t.tx_id = c.answer_tx_id
+          AND (t.state NOT IN ('quarantined', 'obsolete', 'failed') OR t.updated_ms > $2)) ORDER BY c.deadline LIMIT $3",
+    )
+    .bind(chain_time)
+    .bind(retry_before_ms)
+    .bind(limit)
+    .fetch_all(store.read())
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+/// Challenges of `challenger` whose time is over at `chain_time` and that nobody resolves yet.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn resolvable(
+    store: &Store,
+    challenger: Address,
+    chain_time: i64,
+    retry_before_ms: i64,
+    limit: i64,
+) -> Result<Vec<Open>> {
+    let rows = sqlx::query(
+        "SELECT * FROM challenges c WHERE c.state = 'open' AND c.challenger = $1 AND c.deadline < $2 AND NOT EXISTS
+         (SELECT 1 FROM txs t WHERE t.tx_id = c.resolve_tx_id
+          AND (t.state NOT IN ('quarantined', 'obsolete', 'failed') OR t.updated_ms > $3)) ORDER BY c.deadline LIMIT $4",
+    )
+    .bind(challenger.to_vec())
+    .bind(chain_time)
+    .bind(retry_before_ms)
+    .bind(limit)
+    .fetch_all(store.read())
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+/// We hold no receipt for a challenged row: looked for again later, in case one is brought back from a backup.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn set_looked(tx: &mut WriteTx, open: &Open, now_ms: i64) -> Result<()> {
+    sqlx::query("UPDATE challenges SET looked_ms = $1 WHERE chain_batch_id = $2 AND leaf_row = $3")
+        .bind(now_ms)
+        .bind(open.chain_batch_id)
+        .bind(open.row)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Rows of a batch that were challenged or are void.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn rows(store: &Store, chain_batch_id: i64) -> Result<Vec<i64>> {
+    Ok(sqlx::query_scalar("SELECT leaf_row FROM challenges WHERE chain_batch_id = $1")
+        .bind(chain_batch_id)
+        .fetch_all(store.read())
+        .await?)
+}
+
+/// Notes the transaction that answers a challenge.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn set_answer_tx(tx: &mut WriteTx, open: &Open, tx_id: i64) -> Result<()> {
+    sqlx::query("UPDATE challenges SET answer_tx_id = $1 WHERE chain_batch_id = $2 AND leaf_row = $3")
+        .bind(tx_id)
+        .bind(open.chain_batch_id)
+        .bind(open.row)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Notes the transaction that resolves a challenge.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn set_resolve_tx(tx: &mut WriteTx, open: &Open, tx_id: i64) -> Result<()> {
+    sqlx::query("UPDATE challenges SET resolve_tx_id = $1 WHERE chain_batch_id = $2 AND leaf_row = $3")
+        .bind(tx_id)
+        .bind(open.chain_batch_id)
+        .bind(open.row)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Rows of a batch that its finalization must leave out: in dispute, or void.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn excluded(store: &Store, chain_batch_id: i64) -> Result<Vec<i64>> {
+    Ok(sqlx::query_scalar(EXCLUDED).bind(chain_batch_id).fetch_all(store.read()).await?)
+}
+
+/// The same inside a transaction that applies blocks.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn unpaid(tx: &mut WriteTx, chain_batch_id: i64) -> Result<Vec<i64>> {
+    Ok(sqlx::query_scalar(EXCLUDED).bind(chain_batch_id).fetch_all(&mut **tx).await?)
+}
+
+/// Open challenges in all, and against batches that this keeper settled.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn count(store: &Store) -> Result<Count> {
+    let row = sqlx::query(
+        "SELECT COUNT(*) AS everyone, COALESCE(SUM(CASE WHEN EXISTS
+         (SELECT 1 FROM batches b WHERE b.chain_batch_id = c.chain_batch_id) THEN 1 ELSE 0 END), 0) AS ours
+         FROM challenges c WHERE c.state = 'open'",
+    )
+    .fetch_one(store.read())
+    .await?;
+    Ok(Count { all: row.try_get("everyone")?, ours: row.try_get("ours")? })
+}
+
+/// Wei of a challenger's bonds that are out: challenges still open, and those that it has queued.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn at_stake(store: &Store, challenger: Address) -> Result<u128> {
+    let open: Vec<String> = sqlx::query_scalar("SELECT bond FROM challenges WHERE state = 'open' AND challenger = $1")
+        .bind(challenger.to_vec())
+        .fetch_all(store.read())
+        .await?;
+    let queued: Vec<String> =
+        sqlx::query_scalar("SELECT value FROM txs WHERE kind = 'challenge' AND state IN ('queued', 'signed', 'sent')")
+            .fetch_all(store.read())
+            .await?;
+    open.iter().chain(&queued).try_fold(0, |sum: u128, bond| Ok(sum.saturating_add(units("challenges", bond)?)))
+}
+
+/// Batches on the ledger that nobody here has looked behind yet, settled at `since` (unix seconds) or later.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn unwatched(store: &Store, ledger: Address, since: i64, limit: i64) -> Result<Vec<i64>> {
+    let topics: Vec<Vec<u8>> = sqlx::query_scalar(
+        "SELECT e.topic1 FROM events e WHERE e.contract = $1 AND e.name = 'BatchSettled' AND e.timestamp >= $2
+         AND NOT EXISTS (SELECT 1 FROM watched w WHERE w.batch_topic = e.topic1) ORDER BY e.seq LIMIT $3",
+    )
+    .bind(ledger.to_vec())
+    .bind(since)
+    .bind(limit)
+    .fetch_all(store.read())
+    .await?;
+    Ok(topics.iter().map(|topic| U256::from_be_slice(topic).saturating_to()).collect())
+}
+
+/// A batch was looked behind; `finding` says what was found. False when another keeper on this database was first.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn watched(tx: &mut WriteTx, chain_batch_id: i64, finding: &str, now_ms: i64) -> Result<bool> {
+    let topic = U256::from(u64::try_from(chain_batch_id).unwrap_or_default()).to_be_bytes_vec();
+    let done = sqlx::query(
+        "INSERT INTO watched (batch_topic, finding, created_ms) VALUES ($1, $2, $3) ON CONFLICT (batch_topic) DO NOTHING",
+    )
+    .bind(topic)
+    .bind(finding.to_owned())
+    .bind(now_ms)
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+fn read(row: &AnyRow) -> Result<Open> {
+    Ok(Open {
+        chain_batch_id: row.try_get("chain_batch_id")?,
+        row: row.try_get("leaf_row")?,
+        challenger: address("challenges", &row.try_get::<Vec<u8>, _>("challenger")?)?,
+        deadline: row.try_get("deadline")?,
+        answer_tx_id: row.try_get("answer_tx_id")?,
+        resolve_tx_id: row.try_get("resolve_tx_id")?,
+    })
+}
