@@ -276,6 +276,8 @@ CREATE UNIQUE INDEX events_by_seq ON events (chain_id, contract, seq);
 CREATE INDEX events_by_topic ON events (topic1, name);
 CREATE INDEX events_by_name ON events (chain_id, name, block_number);
 CREATE INDEX events_by_tx ON events (tx_hash);
+-- Batches whose window may be open, however many there were.
+CREATE INDEX events_of_batches ON events (timestamp) WHERE name = 'BatchSettled';
 
 -- Hash-linked window of blocks that are not final.
 CREATE TABLE blocks (
