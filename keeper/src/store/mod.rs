@@ -43,6 +43,9 @@ const PRAGMAS: &[&str] = &["journal_mode=WAL", "synchronous=FULL", "busy_timeout
 const WRITER_PRAGMAS: &[&str] = &["cache_size=-32768", "wal_autocheckpoint=16384"];
 const READER_PRAGMAS: &[&str] = &["cache_size=-4096", "query_only=on"];
 
+/// A keeper that hangs inside a transaction holds its row locks: the server ends such a session, so that the others go on.
+const HUNG: &str = "SET idle_in_transaction_session_timeout = '10s'";
+
 /// A write transaction. Nothing foreign may be awaited while it is open.
 pub type WriteTx = Transaction<'static, Any>;
 
@@ -77,6 +80,8 @@ impl Store {
                         for pragma in PRAGMAS.iter().chain(own) {
                             sqlx::query(AssertSqlSafe(format!("PRAGMA {pragma}"))).execute(&mut *connection).await?;
                         }
+                    } else {
+                        sqlx::query(HUNG).execute(&mut *connection).await?;
                     }
                     Ok(())
                 })
@@ -212,6 +217,33 @@ mod tests {
         let owner: String = sqlx::query_scalar("SELECT owner FROM leases").fetch_one(store.read()).await?;
         assert_eq!(owner, "b");
         assert!(sqlx::query("DELETE FROM leases").execute(store.read()).await.is_err(), "readers cannot write");
+        Ok(())
+    }
+
+    /// PostgreSQL only: SQLite's one writer is the process itself.
+    #[tokio::test]
+    async fn a_writer_that_hangs_loses_its_transaction_and_the_others_go_on() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let store = testing::open(&dir).await;
+        if store.sqlite {
+            return Ok(());
+        }
+        let mut tx = store.write().await?;
+        sqlx::query("INSERT INTO leases (name, owner, epoch, beat) VALUES ('hung', '', 0, 0)")
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        const BEAT: &str = "UPDATE leases SET beat = beat + 1 WHERE name = 'hung'";
+        let mut hung = store.write().await?;
+        sqlx::query(BEAT).execute(&mut *hung).await?;
+        let mut other = store.write().await?;
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(90), sqlx::query(BEAT).execute(&mut *other));
+        assert!(waited.await.is_ok_and(|done| done.is_ok()), "the row stayed locked");
+        other.commit().await?;
+        assert!(hung.commit().await.is_err(), "what hung was undone");
+        let beat: i64 =
+            sqlx::query_scalar("SELECT beat FROM leases WHERE name = 'hung'").fetch_one(store.read()).await?;
+        assert_eq!(beat, 1);
         Ok(())
     }
 }

@@ -18,8 +18,10 @@ pub fn group() -> Group {
             killed_at_every_persist_point,
             #[nightly]
             killed_at_every_persist_point_on_postgres,
+            #[nightly]
             killed_at_rare_persist_points,
             sigterm_under_load,
+            #[nightly]
             clock_steps,
         ],
     }

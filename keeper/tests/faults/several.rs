@@ -16,6 +16,7 @@ pub fn group() -> Group {
         setup: Setup::default(),
         scenarios: scenarios![
             two_keepers_same_batch,
+            #[nightly]
             three_keepers_one_frozen_and_revived,
             dead_keepers_orders_are_taken_over,
             restart_of_one_leaves_the_others_orders_alone,
