@@ -41,6 +41,11 @@ pub const SERIES: &[Series] = &[
     counter("quittance_refusals_total", "code", "Requests refused, by error code"),
     counter("quittance_limited_total", "route limit", "Requests refused by a rate: payer, key, ip, global"),
     counter("quittance_orders_shed_total", "reason", "Orders refused for lack of room, by what is full"),
+    counter(
+        "quittance_connections_refused_total",
+        "reason",
+        "Connections closed for lack of room: in all, for the address",
+    ),
     counter("quittance_node_failures_total", "code", "Answers of nodes that were not good"),
     counter("quittance_batches_frozen_total", "", "Batches frozen with their transaction"),
     counter(
@@ -95,7 +100,7 @@ pub const SERIES: &[Series] = &[
     gauge(
         "quittance_queue_depth",
         "queue",
-        "What waits or is under way: ingest, orders, completions, dispatch, open_orders",
+        "What waits or is under way: connections, ingest, orders, completions, dispatch, open_orders",
     ),
     gauge("quittance_queue_capacity", "queue", "The most that each of them takes"),
     gauge("quittance_store_lag_seconds", "", "How long the running commit takes so far, or the last one took"),

@@ -134,7 +134,9 @@ pub fn instant(ctx: &Ctx) {
     let free = u32::try_from(ctx.desk.permits.available_permits()).unwrap_or(u32::MAX);
     let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let open = u32::try_from(ctx.admission.pressure.open_orders()).unwrap_or(u32::MAX);
+    let connections = &ctx.admission.connections;
     for (queue, depth, capacity) in [
+        ("connections", connections.open(), connections.capacity()),
         ("ingest", size(ctx.ingest.waiting()), size(ingest::QUEUE)),
         ("orders", orders, limits.orders_in_flight),
         ("completions", completions, limits.completions_in_flight),

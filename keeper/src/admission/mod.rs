@@ -4,15 +4,18 @@
 
 pub mod bucket;
 pub mod caller;
+pub mod connections;
 pub mod pressure;
 pub mod table;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256};
 use tokio_util::sync::CancellationToken;
 
 use self::caller::{Caller, Keys, subject, within};
+use self::connections::Connections;
 use self::pressure::Pressure;
 use self::table::{Id, Scope, Table, Use};
 use crate::config::limits::{Limits, Rate};
@@ -29,12 +32,18 @@ pub struct Admission {
     pub table: Table,
     pub pressure: Pressure,
     pub keys: Keys,
+    pub connections: Arc<Connections>,
 }
 
 impl Admission {
     /// Nobody came yet.
     pub fn new(limits: &Limits) -> Self {
-        Self { table: Table::new(limits.subjects), pressure: Pressure::new(limits), keys: Keys::default() }
+        Self {
+            table: Table::new(limits.subjects),
+            pressure: Pressure::new(limits),
+            keys: Keys::default(),
+            connections: Arc::new(Connections::new(limits)),
+        }
     }
 }
 

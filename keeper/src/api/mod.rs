@@ -4,6 +4,7 @@ mod answer;
 mod auth;
 mod body;
 mod completions;
+mod connections;
 mod error;
 mod openapi;
 mod ops;
@@ -13,10 +14,6 @@ mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
-
-use std::future::IntoFuture;
-use std::net::SocketAddr;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -35,9 +32,6 @@ use crate::admission::{Route, count_all, count_caller};
 use crate::ctx::SharedCtx;
 use crate::error::{Code, Error, Result};
 use error::ApiError;
-
-/// How long open requests may take after `stop`.
-const DRAIN: Duration = Duration::from_secs(5);
 
 /// All routes.
 pub fn router(ctx: SharedCtx) -> Router {
@@ -96,14 +90,6 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
 /// `io_failed`.
 pub async fn serve(listener: TcpListener, ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
     tracing::info!(address = %listener.local_addr()?, "api listens");
-    let until = stop.clone();
-    let service = router(ctx).into_make_service_with_connect_info::<SocketAddr>();
-    let server = axum::serve(listener, service).with_graceful_shutdown(async move { until.cancelled().await });
-    tokio::select! {
-        done = server.into_future() => Ok(done?),
-        () = async {
-            stop.cancelled().await;
-            tokio::time::sleep(DRAIN).await;
-        } => Ok(()),
-    }
+    connections::serve(listener, router(ctx.clone()), &ctx, stop).await;
+    Ok(())
 }

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// Fewer bytes of a request's head cannot be set.
+const LEAST_HEAD: u32 = 8_192;
+
 /// What callers may hand in, and how much may be under way.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -16,6 +19,14 @@ pub struct Limits {
     pub orders: OrderRates,
     pub completions: CompletionRates,
     pub reads: ReadRates,
+    /// Connections at the same time; more are answered 503 and closed. Never more than the process may open files.
+    pub connections: u32,
+    /// Connections of one address at the same time; exempt networks and trusted proxies have no such limit.
+    pub connections_per_ip: u32,
+    /// Milliseconds in which a connection must bring the whole head of its next request; idle ones are closed then.
+    pub head_ms: u32,
+    /// Bytes that the head of a request may have.
+    pub head_bytes: u32,
     /// Calls of `POST /orders` at the same time, waiting ones included; more are refused.
     pub orders_in_flight: u32,
     /// Calls of `POST /completions` that are worked on at the same time; more wait.
@@ -46,6 +57,10 @@ impl Default for Limits {
             orders: OrderRates::default(),
             completions: CompletionRates::default(),
             reads: ReadRates::default(),
+            connections: 1_024,
+            connections_per_ip: 128,
+            head_ms: 30_000,
+            head_bytes: 1_114_112,
             orders_in_flight: 1_024,
             completions_in_flight: 64,
             open_orders: 20_000,
@@ -147,6 +162,9 @@ impl Limits {
             }
         }
         for (name, value) in [
+            ("connections", self.connections),
+            ("connections_per_ip", self.connections_per_ip),
+            ("head_ms", self.head_ms),
             ("orders_in_flight", self.orders_in_flight),
             ("completions_in_flight", self.completions_in_flight),
             ("open_orders", self.open_orders),
@@ -158,6 +176,9 @@ impl Limits {
             if value == 0 {
                 return Err(Error::Config(format!("limits.{name} must be at least 1")));
             }
+        }
+        if self.head_bytes < LEAST_HEAD {
+            return Err(Error::Config(format!("limits.head_bytes must be at least {LEAST_HEAD}")));
         }
         Ok(())
     }

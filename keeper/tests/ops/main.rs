@@ -4,6 +4,7 @@
 
 mod backup;
 mod cli;
+mod connections;
 mod health;
 mod limits;
 mod net;
