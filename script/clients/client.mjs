@@ -1,0 +1,61 @@
+// A stock TypeScript client: a line of JSON says what to buy, a line of JSON says what came of it.
+//   RPC=URL PAYER=NAME client.mjs
+import { createInterface } from "node:readline";
+import { toClientEvmSigner } from "@x402/evm";
+import { ExactEvmScheme } from "@x402/evm/exact/client";
+import { ExactEvmSchemeV1 } from "@x402/evm/exact/v1/client";
+import { UptoEvmScheme } from "@x402/evm/upto/client";
+import { BatchSettlementEvmScheme } from "@x402/evm/batch-settlement/client";
+import { decodePaymentResponseHeader, wrapFetchWithPayment, x402Client } from "@x402/fetch";
+import { Chain, NETWORK, NETWORK_V1, accountOf } from "./lib/chain.mjs";
+
+const chain = new Chain(process.env.RPC);
+const account = accountOf(process.env.PAYER);
+const signer = toClientEvmSigner(account, chain.public);
+let sent = null;
+
+/** A client as after a start: it remembers no channel. Another salt makes another channel. */
+function fresh(salt) {
+  const channels = new BatchSettlementEvmScheme(signer, { salt });
+  const client = new x402Client()
+    .register(NETWORK, new ExactEvmScheme(signer))
+    .register(NETWORK, new UptoEvmScheme(signer))
+    .register(NETWORK, channels)
+    .registerV1(NETWORK_V1, new ExactEvmSchemeV1(account));
+  const watched = (input, init) => {
+    const request = new Request(input, init);
+    sent = request.headers.get("PAYMENT-SIGNATURE") ?? request.headers.get("X-PAYMENT") ?? sent;
+    return fetch(request);
+  };
+  return { channels, pay: wrapFetchWithPayment(watched, client) };
+}
+
+let client = fresh();
+
+async function perform(request) {
+  switch (request.op) {
+    case "pay": {
+      sent = null;
+      const response = await client.pay(request.url);
+      const header = response.headers.get("PAYMENT-RESPONSE") ?? response.headers.get("X-PAYMENT-RESPONSE");
+      return {
+        status: response.status,
+        body: await response.json().catch(() => null),
+        payment: header && decodePaymentResponseHeader(header),
+        payload: sent && JSON.parse(Buffer.from(sent, "base64").toString()),
+      };
+    }
+    case "refund":
+      return { payment: await client.channels.refund(request.url, request.amount ? { amount: request.amount } : {}) };
+    case "forget":
+      client = fresh(request.salt);
+      return {};
+    default:
+      throw new Error(`unknown: ${request.op}`);
+  }
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const answer = await perform(JSON.parse(line)).catch(error => ({ failed: error.stack ?? String(error) }));
+  console.log(JSON.stringify(answer));
+}

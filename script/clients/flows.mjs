@@ -1,0 +1,194 @@
+// Whole paid requests with stock servers and clients; every balance is read from the chain.
+//   flows.mjs [--facilitator stock|keeper|URL]... [--only SERVER/CLIENT]
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { Chain, accountOf } from "./lib/chain.mjs";
+import { ROOT, converse, listening, serve, stopAll, whenLost } from "./lib/child.mjs";
+
+const { values } = parseArgs({
+  options: {
+    facilitator: { type: "string", multiple: true, default: ["stock", "keeper"] },
+    only: { type: "string", multiple: true },
+  },
+});
+
+const SERVERS = { express: ["server.mjs"], fastapi: ["server.py", "fastapi"], flask: ["server.py", "flask"] };
+const CLIENTS = { fetch: ["client.mjs"], httpx: ["client.py", "httpx"], requests: ["client.py", "requests"] };
+const FUNDS = 10_000_000n;
+
+class Failure extends Error {}
+function same(what, actual, expected) {
+  const text = value => JSON.stringify(value, (_, item) => (typeof item === "bigint" ? item.toString() : item));
+  if (text(actual) !== text(expected)) throw new Failure(`${what}: ${text(actual)}, expected ${text(expected)}`);
+}
+
+/** One server and one client of their own accounts, and what must move between them. */
+class Pair {
+  constructor(chain, server, client, payer, receiver) {
+    Object.assign(this, { chain, server, client, payer, receiver });
+  }
+
+  async balances() {
+    const [payer, receiver] = await Promise.all([this.payer, this.receiver].map(one => this.chain.balance(one)));
+    return { payer, receiver };
+  }
+
+  /** Does something and checks what the payer lost and the receiver got. */
+  async moving(paid, received, work) {
+    const before = await this.balances();
+    const result = await work();
+    const after = await this.balances();
+    same("payer paid", before.payer - after.payer, paid);
+    same("receiver got", after.receiver - before.receiver, received);
+    return result;
+  }
+
+  async buy(path) {
+    const answer = await this.client.ask({ op: "pay", url: this.server + path });
+    if (answer.status !== 200) throw new Failure(`${path}: ${answer.status} ${JSON.stringify(answer)}`);
+    same("body", answer.body?.paid, path.startsWith("/v1") ? "v1" : path);
+    same("success", answer.payment?.success, true);
+    same("payer", answer.payment.payer?.toLowerCase(), this.payer.toLowerCase());
+    return answer;
+  }
+
+  /** A payment that the facilitator sends in a transaction of its own. */
+  async settled(path, amount) {
+    const answer = await this.moving(amount, amount, () => this.buy(path));
+    await this.chain.mined(answer.payment.transaction);
+    return answer;
+  }
+
+  async manage(action) {
+    const response = await fetch(`${this.server}/manager/${action}`, { method: "POST" });
+    const body = await response.json();
+    if (!response.ok) throw new Failure(`manager ${action}: ${JSON.stringify(body)}`);
+    return body;
+  }
+}
+
+const FLOWS = {
+  "exact": pair => pair.settled("/exact", 10_000n),
+  "exact v1": pair => pair.settled("/v1/exact", 10_000n),
+  "exact Permit2": pair => pair.settled("/exact-permit2", 20_000n),
+  async upto(pair) {
+    const answer = await pair.settled("/upto", 12_345n);
+    same("amount", answer.payment.amount, "12345");
+    const nothing = await pair.moving(0n, 0n, () => pair.buy("/upto-nothing"));
+    same("amount", nothing.payment.amount, "0");
+    same("transaction", nothing.payment.transaction, "");
+  },
+  "batch-settlement": pair => channel(pair, "/channel", 1),
+  "batch-settlement Permit2": pair => channel(pair, "/channel-permit2", 2),
+};
+
+/** Deposit, vouchers, claim, settle, partial refund, full refund, reopening: one channel's life. */
+async function channel(pair, path, number) {
+  const price = 10_000n;
+  const salt = `0x${number.toString(16).padStart(64, "0")}`;
+  const forget = () => pair.client.ask({ op: "forget", salt });
+  await forget();
+  // The first request deposits at least what the server asks for; all of it but the price is left for later ones.
+  const before = await pair.balances();
+  const opened = await pair.buy(path);
+  const { channelId } = opened.payment.extra.channelState;
+  const deposited = before.payer - (await pair.balances()).payer;
+  same("deposit", (await pair.chain.channel(channelId)).balance, deposited);
+  if (deposited < 5n * price) throw new Failure(`deposit ${deposited}`);
+  await pair.chain.mined(opened.payment.transaction);
+
+  for (const charged of [2n, 3n]) {
+    const answer = await pair.moving(0n, 0n, () => pair.buy(path));
+    same("voucher", answer.payment.transaction, "");
+    same("charged", answer.payment.extra.channelState.chargedCumulativeAmount, String(charged * price));
+  }
+  // A client that lost its memory finds its channel on chain and goes on.
+  await forget();
+  await pair.moving(0n, 0n, () => pair.buy(path));
+
+  const totals = await pair.chain.receiver(pair.receiver);
+  const [claim] = await pair.moving(0n, 0n, () => pair.manage("claim"));
+  same("vouchers", claim.vouchers, 1);
+  await pair.chain.mined(claim.transaction);
+  same("claimed", (await pair.chain.channel(channelId)).totalClaimed, 4n * price);
+  same("receiver's claims", (await pair.chain.receiver(pair.receiver)).totalClaimed, totals.totalClaimed + 4n * price);
+  await pair.moving(0n, 4n * price, () => pair.manage("settle"));
+
+  const part = await pair.moving(-15_000n, 0n, () => pair.client.ask({ op: "refund", url: pair.server + path, amount: "15000" }));
+  same("refund", part.payment.success, true);
+  same("balance after the refund", (await pair.chain.channel(channelId)).balance, deposited - 15_000n);
+  await pair.moving(0n, 0n, () => pair.buy(path));
+
+  // The rest goes back; what was bought and not claimed is claimed with it.
+  const rest = deposited - 15_000n - 5n * price;
+  await pair.moving(-rest, 0n, () => pair.client.ask({ op: "refund", url: pair.server + path }));
+  const closed = await pair.chain.channel(channelId);
+  same("claimed at the end", closed.totalClaimed, 5n * price);
+  same("left in the channel", closed.balance, closed.totalClaimed);
+  await pair.moving(0n, price, () => pair.manage("settle"));
+
+  const again = await pair.balances();
+  const reopened = await pair.buy(path);
+  same("the same channel", reopened.payment.extra.channelState.channelId.toLowerCase(), channelId.toLowerCase());
+  const added = again.payer - (await pair.balances()).payer;
+  same("balance after reopening", (await pair.chain.channel(channelId)).balance, 5n * price + added);
+  await pair.manage("claim");
+  await pair.moving(0n, price, () => pair.manage("settle"));
+}
+
+async function devnet(dir) {
+  const file = line => line.match(/network file\s+(\S+)/)?.[1];
+  const program = process.env.QUITTANCE ?? `${ROOT}/target/debug/quittance`;
+  const { value } = await serve(program, ["devnet", "--dir", dir], {}, file);
+  return JSON.parse(readFileSync(value, "utf8"));
+}
+
+async function run() {
+  const dir = mkdtempSync(join(tmpdir(), "quittance-clients-"));
+  const started = Date.now();
+  let failures = 0;
+  let passed = 0;
+  try {
+    const network = await devnet(dir);
+    const chain = new Chain(network.base.rpc);
+    for (const kind of values.facilitator) {
+      let url = kind === "keeper" ? network.keeper.url : kind;
+      await chain.fund([`${kind} facilitator`], 0n);
+      if (kind === "stock") url = (await serve("facilitator.mjs", [network.base.rpc, `${kind} facilitator`], {}, listening)).value;
+      for (const [serverName, [script, ...framework]] of Object.entries(SERVERS)) {
+        for (const [clientName, [clientScript, ...library]] of Object.entries(CLIENTS)) {
+          const combination = `${serverName}/${clientName}`;
+          if (values.only && !values.only.includes(combination)) continue;
+          const payer = `payer of ${kind}/${combination}`;
+          const receiver = `receiver of ${kind}/${combination}`;
+          await chain.fund([payer], FUNDS);
+          const server = await serve(script, [url, receiver, ...framework], {}, listening);
+          const client = converse(clientScript, library, { RPC: chain.rpc, PAYER: payer });
+          const pair = new Pair(chain, server.value, client, accountOf(payer).address, accountOf(receiver).address);
+          for (const [flow, play] of Object.entries(FLOWS)) {
+            const start = Date.now();
+            try {
+              await Promise.race([play(pair), whenLost]);
+              passed += 1;
+              console.log(`ok      ${kind}  ${combination}  ${flow}  ${Date.now() - start} ms`);
+            } catch (error) {
+              failures += 1;
+              console.log(`FAILED  ${kind}  ${combination}  ${flow}: ${error.message}`);
+            }
+          }
+          await client.stop();
+          await server.stop();
+        }
+      }
+    }
+  } finally {
+    await stopAll();
+    rmSync(dir, { recursive: true, force: true });
+  }
+  console.log(`flows: ${passed} passed, ${failures} failed in ${((Date.now() - started) / 1000).toFixed(0)} s`);
+  process.exit(failures === 0 && passed > 0 ? 0 : 1);
+}
+
+await run();
