@@ -11,12 +11,14 @@ import {IKeeperRegistry} from "../contracts/interfaces/IKeeperRegistry.sol";
 import {INodeRegistry} from "../contracts/interfaces/INodeRegistry.sol";
 import {ISettlementInbox} from "../contracts/interfaces/ISettlementInbox.sol";
 import {ISettlementLedger} from "../contracts/interfaces/ISettlementLedger.sol";
+import {IX402Forwarder} from "../contracts/interfaces/IX402Forwarder.sol";
 import {Access} from "./Access.sol";
 import {Artifacts} from "./Artifacts.sol";
 
 /// @notice Deploys the Base side with the production periods.
 /// @dev forge script script/Deploy.s.sol --sig "base(address,address,address,uint128)" ADMIN GUARDIAN BOND_TOKEN SLASH --rpc-url URL --account KEYSTORE --broadcast
 ///      forge script script/Deploy.s.sol --sig "inbox(address)" TEE_REGISTRY --rpc-url OPENGRADIENT --account KEYSTORE --broadcast
+///      forge script script/Deploy.s.sol --sig "forwarder(address,address[])" OWNER "[KEY,KEY]" --rpc-url URL --account KEYSTORE --broadcast
 ///      Contracts check only how their periods relate, so that a devnet can use seconds; the floors are here.
 contract Deploy is Script {
     struct Base {
@@ -53,6 +55,8 @@ contract Deploy is Script {
     error ZeroAddress();
     /// @notice The deployer gives everything up, so it cannot be the admin.
     error AdminDeploys(address admin);
+    /// @notice A stolen key must not be able to add others.
+    error OwnerForwards(address owner);
     error ZeroSlash();
     error WrongAddress(address actual, address expected);
 
@@ -151,6 +155,17 @@ contract Deploy is Script {
     function inbox(address teeRegistry) external returns (ISettlementInbox deployed) {
         vm.startBroadcast();
         deployed = ISettlementInbox(Artifacts.deploy("SettlementInbox", abi.encode(teeRegistry)));
+        vm.stopBroadcast();
+    }
+
+    /// @notice Deploys an x402 forwarder, on any network, at the address that owner and first keys determine.
+    /// @param owner Adds and removes keys (a multisig); no key itself.
+    function forwarder(address owner, address[] memory keys) external returns (IX402Forwarder deployed) {
+        for (uint256 i; i < keys.length; ++i) {
+            require(keys[i] != owner, OwnerForwards(owner));
+        }
+        vm.startBroadcast();
+        deployed = IX402Forwarder(Artifacts.deploySalted("X402Forwarder", abi.encode(owner, keys), 0));
         vm.stopBroadcast();
     }
 

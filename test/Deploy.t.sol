@@ -5,6 +5,7 @@ import {IAccessManaged} from "@openzeppelin/contracts/access/manager/IAccessMana
 import {IAccessManager} from "@openzeppelin/contracts/access/manager/IAccessManager.sol";
 import {Test} from "forge-std/Test.sol";
 import {INodeRegistry} from "../contracts/interfaces/INodeRegistry.sol";
+import {IX402Forwarder} from "../contracts/interfaces/IX402Forwarder.sol";
 import {Deploy} from "../script/Deploy.s.sol";
 
 /// @notice What a real network would get: periods, roles and addresses.
@@ -145,6 +146,21 @@ contract DeployTest is Test {
     function test_base_deployerIsNotAdmin() public {
         vm.expectRevert(abi.encodeWithSelector(Deploy.AdminDeploys.selector, DEFAULT_SENDER));
         _script.base(DEFAULT_SENDER, _guardian, _token, 100e6);
+    }
+
+    function test_forwarder_hasOneAddress_forOwnerAndKeys() public {
+        address[] memory keys = new address[](2);
+        (keys[0], keys[1]) = (makeAddr("key 0"), makeAddr("key 1"));
+        uint256 before = vm.snapshotState();
+        IX402Forwarder first = _script.forwarder(_admin, keys);
+        assertEq(first.owner(), _admin);
+        assertTrue(first.isKey(keys[0]) && first.isKey(keys[1]));
+        vm.revertToState(before);
+        vm.setNonce(DEFAULT_SENDER, 77);
+        assertEq(address(_script.forwarder(_admin, keys)), address(first));
+        keys[1] = _admin;
+        vm.expectRevert(abi.encodeWithSelector(Deploy.OwnerForwards.selector, _admin));
+        _script.forwarder(_admin, keys);
     }
 
     function test_base_needsAdminAndGuardian() public {

@@ -31,6 +31,8 @@ contracts! {
     keepers => KeeperRegistry, "abi/KeeperRegistry.json";
     /// Fees, divided by shares known before.
     fee_splitter => FeeSplitter, "abi/FeeSplitter.json";
+    /// Settles x402 payments for a facilitator with several keys.
+    x402_forwarder => X402Forwarder, "abi/X402Forwarder.json";
     /// ERC-7913 verifier of inference signatures.
     rsa_pss_verifier => RsaPssVerifier, "abi/RsaPssVerifier.json";
     /// OpenZeppelin's ERC-7913 verifier of P-256 signatures.

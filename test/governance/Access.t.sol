@@ -7,6 +7,7 @@ import {Test} from "forge-std/Test.sol";
 import {IKeeperRegistry} from "../../contracts/interfaces/IKeeperRegistry.sol";
 import {ISettlementLedger} from "../../contracts/interfaces/ISettlementLedger.sol";
 import {IInferenceEscrow} from "../../contracts/interfaces/IInferenceEscrow.sol";
+import {IX402Forwarder} from "../../contracts/interfaces/IX402Forwarder.sol";
 import {Access} from "../../script/Access.sol";
 import {Artifacts} from "../../script/Artifacts.sol";
 import {Deploy} from "../../script/Deploy.s.sol";
@@ -14,7 +15,7 @@ import {Deploy} from "../../script/Deploy.s.sol";
 /// @notice Holds what `script/Deploy.s.sol` deploys to contracts/access.json: what the table calls restricted is, nothing else is, and
 ///         nobody but its role gets in. `bindings/tests/access.rs` checks that the table names every function there is.
 contract AccessTest is Test {
-    string[11] private _classes = [
+    string[13] private _classes = [
         "admin",
         "guardian",
         "ledger",
@@ -25,7 +26,9 @@ contract AccessTest is Test {
         "recipient",
         "anyone",
         "view",
-        "disputes"
+        "disputes",
+        "owner",
+        "key"
     ];
     address private _admin = makeAddr("admin");
     address private _guardian = makeAddr("guardian");
@@ -52,6 +55,7 @@ contract AccessTest is Test {
         _at["NeutralCaller"] = base.escrow.neutralCaller();
         _at["ERC7913P256Verifier"] = Artifacts.deploy("ERC7913P256Verifier");
         _at["Deployer"] = Artifacts.deploy("Deployer", abi.encode(address(this)));
+        _at["X402Forwarder"] = address(_script.forwarder(makeAddr("forwarder owner"), new address[](0)));
         _at["SettlementInbox"] = address(_script.inbox(address(base.nodes)));
     }
 
@@ -125,6 +129,20 @@ contract AccessTest is Test {
         assertEq(ISettlementLedger(_at["SettlementLedger"]).disputes(), _at["DisputeGame"]);
         assertEq(IKeeperRegistry(_at["KeeperRegistry"]).disputes(), _at["DisputeGame"]);
         assertEq(IKeeperRegistry(_at["KeeperRegistry"]).ledger(), _at["SettlementLedger"]);
+    }
+
+    /// @dev The forwarder stands apart: none of the others' roles reaches it.
+    function test_forwarderFunctions_areItsOwnersAndKeysAlone() public {
+        _assertRefused("X402Forwarder", "key", 1, IX402Forwarder.NotKey.selector);
+        address[3] memory others = [_stranger, _admin, _guardian];
+        for (uint256 i; i < others.length; ++i) {
+            bytes4 reason = _call(others[i], "X402Forwarder", "setKey(address,bool)");
+            assertEq(reason, IX402Forwarder.NotOwner.selector);
+            reason = _call(others[i], "X402Forwarder", "transferOwnership(address)");
+            assertEq(reason, IX402Forwarder.NotOwner.selector);
+            reason = _call(others[i], "X402Forwarder", "acceptOwnership()");
+            assertEq(reason, IX402Forwarder.NotPendingOwner.selector);
+        }
     }
 
     function _assertRefused(string memory name, string memory who, uint256 count, bytes4 reason) private {

@@ -18,6 +18,7 @@ use super::chains::{Anvil, Chains};
 use super::keys::Key;
 use super::periods::Periods;
 use super::sender::Sender;
+use super::x402;
 use crate::cli::network::{Base, Keeper, Network, OpenGradient, Token};
 use crate::cli::order_file::u40;
 use crate::error::{Error, Result};
@@ -31,7 +32,7 @@ pub const OPG: Address = address!("FbC2051AE2265686a469421b2C5A2D5462FbF5eB");
 /// OpenGradient's RSA-PSS precompile.
 const PRECOMPILE: Address = address!("0000000000000000000000000000000000000900");
 /// The deterministic deployment proxy that anvil and Base have.
-const CREATE2_PROXY: Address = address!("4e59b44847b379578588920cA78FbF26c0B4956C");
+pub(super) const CREATE2_PROXY: Address = address!("4e59b44847b379578588920cA78FbF26c0B4956C");
 
 /// What an unproven row costs a keeper: 100 OPG.
 const SLASH: u128 = 100 * 1_000_000_000_000_000_000;
@@ -80,6 +81,7 @@ pub struct Contracts {
     pub rsa_verifier: Address,
     pub permit2: Address,
     pub tee_verifier: Address,
+    pub x402: x402::Contracts,
 }
 
 /// A registered node.
@@ -118,6 +120,7 @@ pub struct Keys {
     pub keeper_og: Key,
     /// Signs receipts.
     pub keeper_receipts: Key,
+    pub x402: x402::Keys,
 }
 
 impl Keys {
@@ -138,6 +141,7 @@ impl Keys {
             keeper_base: Key::of("keeper-base")?,
             keeper_og: Key::of("keeper-opengradient")?,
             keeper_receipts: Key::of("keeper-receipts")?,
+            x402: x402::Keys::new()?,
         })
     }
 }
@@ -165,6 +169,7 @@ pub async fn deploy(
     let mut funded =
         vec![&keys.deployer, &keys.admin, &keys.guardian, &keys.keeper_owner, &keys.keeper_base, &keys.keeper_og];
     funded.extend(operators.iter().map(|(operator, _)| operator));
+    funded.extend(keys.x402.all());
     for key in &funded {
         fund(chains, key.address()).await?;
     }
@@ -269,6 +274,7 @@ async fn deploy_base(chain: &Anvil, keys: &Keys, periods: Periods, nodes: &[Node
         register_node(&mut sender, chain.chain_id, node_registry, keys, index, node).await?;
     }
     hand_over(&mut sender, manager, keys, periods).await?;
+    let x402 = x402::deploy(&mut sender, &keys.x402).await?;
     let receipts = sender.settle().await?;
     let start_block = receipts.iter().filter_map(|receipt| receipt.block_number).min().unwrap_or(0);
 
@@ -279,6 +285,7 @@ async fn deploy_base(chain: &Anvil, keys: &Keys, periods: Periods, nodes: &[Node
         operator.call(node_registry, &call).await?;
         operator.settle().await?;
     }
+    x402::fund_payer(chain, &keys.x402).await?;
     let keeper_id = register_keeper(chain, keeper_registry, keys).await?;
     Ok(BaseDeployment {
         addresses: Base {
@@ -297,6 +304,7 @@ async fn deploy_base(chain: &Anvil, keys: &Keys, periods: Periods, nodes: &[Node
             rsa_verifier,
             permit2: PERMIT2,
             tee_verifier: Address::ZERO,
+            x402,
         },
         keeper_id,
     })
@@ -479,6 +487,8 @@ impl Deployment {
 
 #[cfg(test)]
 mod tests {
+    use quittance_bindings::X402Forwarder;
+
     use super::*;
     use crate::cli::send::read;
     use crate::crypto::RsaKey;
@@ -518,6 +528,20 @@ mod tests {
         };
         assert!(read(base, network.base.keeper_registry, &call).await.unwrap());
         assert_eq!(read(base, USDC, &DevUSDC::decimalsCall {}).await.unwrap(), 6);
+        let forwarder = deployment.contracts.x402.forwarder;
+        let owner = read(base, forwarder, &X402Forwarder::ownerCall {}).await.unwrap();
+        assert_eq!(owner, Key::of("x402-owner").unwrap().address());
+        for (role, expected) in [("x402-0", true), ("x402-1", true), ("x402-2", true), ("x402-owner", false)] {
+            let call = X402Forwarder::isKeyCall { key: Key::of(role).unwrap().address() };
+            assert_eq!(read(base, forwarder, &call).await.unwrap(), expected, "{role}");
+        }
+        let payer = Key::of("x402-payer").unwrap().address();
+        for token in [USDC, OPG] {
+            let balance = read(base, token, &DevUSDC::balanceOfCall { account: payer }).await.unwrap();
+            assert!(!balance.is_zero(), "{token}");
+            let call = DevUSDC::allowanceCall { owner: payer, spender: PERMIT2 };
+            assert_eq!(read(base, token, &call).await.unwrap(), U256::MAX, "{token}");
+        }
         let manager = deployment.contracts.access_manager;
         for (role, name, member, delay) in
             [(ADMIN, "admin", true, 60), (ADMIN, "deployer", false, 0), (GUARDIAN, "guardian", true, 0)]

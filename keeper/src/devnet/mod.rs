@@ -9,6 +9,7 @@ pub mod keys;
 pub mod node;
 pub mod periods;
 pub mod sender;
+pub mod x402;
 
 use std::path::{Path, PathBuf};
 
