@@ -1,6 +1,7 @@
 //! The keeper's configuration: one TOML file, unknown keys refused, secrets only by reference to environment or keystore.
 
 pub mod limits;
+pub mod x402;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use alloy::primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 
 use self::limits::Limits;
+use self::x402::X402;
 use crate::error::{Error, Result};
 use crate::publish::place::Publish;
 
@@ -35,6 +37,9 @@ pub struct Config {
     /// Where the rows of batches are published; nowhere when absent (they are in Base's calldata all the same).
     #[serde(default)]
     pub publish: Option<Publish>,
+    /// Networks on which x402 payments are settled.
+    #[serde(default)]
+    pub x402: X402,
     /// Nodes that this keeper may send requests to or whose meter key it holds.
     #[serde(default)]
     pub nodes: Vec<Node>,
@@ -302,6 +307,7 @@ impl Config {
         rule(self.opengradient.record_rows > 0, "opengradient.record_rows must be at least 1")?;
         rule(self.dispatch.concurrency > 0, "dispatch.concurrency must be at least 1")?;
         self.limits.check()?;
+        self.x402.check(&self.base)?;
         rule(self.disputes.max_stake.parse::<u128>().is_ok(), "disputes.max_stake must be a whole number of wei")?;
         for (token, amount) in self.dispatch.credit.iter().chain(&self.batch.max_value) {
             rule(amount.parse::<u128>().is_ok(), &format!("{token}: {amount:?} is not a whole number of token units"))?;
@@ -343,6 +349,7 @@ mod tests {
         let config: Config = toml::from_str(include_str!("../quittance.example.toml")).unwrap();
         config.check().unwrap();
         assert_eq!(config.rates.len(), 2);
+        assert_eq!(config.x402.networks.len(), 1);
         assert!(!config.api.open_reads, "an example must not open receipts to everyone");
     }
 

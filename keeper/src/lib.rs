@@ -38,3 +38,4 @@ pub mod tx;
 pub mod types;
 pub mod verify;
 pub mod wire;
+pub mod x402;

@@ -137,6 +137,20 @@ states! {
     }
 }
 
+states! {
+    /// An x402 payment.
+    PaymentState("payments") {
+        /// Verified and committed; nothing is sent.
+        Accepted = "accepted" => [Queued, Settled, Failed],
+        /// In a transaction.
+        Queued = "queued" => [Accepted, Settled, Failed],
+        /// The money moved, or the payment is spent without any. In its transaction again if a reorganisation undoes it.
+        Settled = "settled" => [Queued],
+        /// No money moved; `reason` says why. It may be handed in again.
+        Failed = "failed" => [Accepted, Queued],
+    }
+}
+
 /// An order and what we know of it.
 #[derive(Clone, Debug)]
 pub struct OrderRow {

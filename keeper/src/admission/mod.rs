@@ -52,6 +52,8 @@ impl Admission {
 pub enum Route {
     Orders,
     Completions,
+    /// x402, to verify and to settle.
+    Payments,
     Reads,
 }
 
@@ -60,6 +62,7 @@ impl Route {
         match self {
             Self::Orders => "orders",
             Self::Completions => "completions",
+            Self::Payments => "payments",
             Self::Reads => "reads",
         }
     }
@@ -69,6 +72,7 @@ impl Route {
         match self {
             Self::Orders => [limits.orders.key, limits.orders.ip, limits.orders.global],
             Self::Completions => [limits.completions.key, limits.completions.ip, limits.completions.global],
+            Self::Payments => [limits.payments.key, limits.payments.ip, limits.payments.global],
             Self::Reads => [limits.reads.key, limits.reads.ip, limits.reads.global],
         }
     }
@@ -103,6 +107,14 @@ pub fn count_all(ctx: &Ctx, route: Route, cost: u32) -> Result<(), Refusal> {
 /// `rate_limited`.
 pub fn count_payer(ctx: &Ctx, payer: Address) -> Result<(), Refusal> {
     take(ctx, Route::Orders, ("payer", payer.into_word()), ctx.config.limits.orders.payer, 1)
+}
+
+/// Counts a payment to settle against its payer. Only for one that is proven to be the payer's.
+///
+/// # Errors
+/// `rate_limited`.
+pub fn count_payment(ctx: &Ctx, payer: Address) -> Result<(), Refusal> {
+    take(ctx, Route::Payments, ("payer", payer.into_word()), ctx.config.limits.payments.payer, 1)
 }
 
 fn take(ctx: &Ctx, route: Route, (kind, subject): (&'static str, B256), rate: Rate, cost: u32) -> Result<(), Refusal> {

@@ -12,7 +12,7 @@ use crate::config::limits::Rate;
 /// What is limited, for whom; the text is stable (metrics, database, error bodies).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Scope {
-    /// orders, completions, reads
+    /// orders, completions, payments, reads
     pub route: &'static str,
     /// payer, key, ip, global
     pub kind: &'static str,
@@ -20,7 +20,7 @@ pub struct Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::new("orders", "payer"),
         Self::new("orders", "key"),
         Self::new("orders", "ip"),
@@ -28,6 +28,10 @@ impl Scope {
         Self::new("completions", "key"),
         Self::new("completions", "ip"),
         Self::new("completions", "global"),
+        Self::new("payments", "payer"),
+        Self::new("payments", "key"),
+        Self::new("payments", "ip"),
+        Self::new("payments", "global"),
         Self::new("reads", "key"),
         Self::new("reads", "ip"),
         Self::new("reads", "global"),

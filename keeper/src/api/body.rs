@@ -24,6 +24,14 @@ pub async fn json_bytes(headers: &HeaderMap, body: Body, limit: usize) -> ApiRes
         let text = "send the body as JSON, with content-type: application/json";
         return Err(Refusal::mismatch(Code::WrongContentType, text, kind, "application/json").into());
     }
+    bytes(body, limit).await
+}
+
+/// The whole body of a request, whatever it says it is.
+///
+/// # Errors
+/// `body_too_large`, `malformed` for a body that breaks off or comes too slowly.
+pub async fn bytes(body: Body, limit: usize) -> ApiResult<Bytes> {
     match tokio::time::timeout(TIMEOUT, to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) if is_limit(&error) => Err(too_large(limit)),

@@ -14,6 +14,7 @@ mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod x402;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -47,6 +48,9 @@ pub fn router(ctx: SharedCtx) -> Router {
         .merge(reads)
         .route("/orders", post(orders::submit))
         .route("/completions", post(completions::submit))
+        .route("/verify", post(x402::verify))
+        .route("/settle", post(x402::settle))
+        .route("/supported", get(x402::supported))
         .route("/openapi.json", get(openapi::serve))
         .route("/livez", get(ops::livez))
         .route("/readyz", get(ops::readyz))

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{completions, ops, orders, receipts, state};
+use super::{completions, ops, orders, receipts, state, x402};
 
 /// The document.
 #[derive(OpenApi)]
@@ -25,6 +25,9 @@ use super::{completions, ops, orders, receipts, state};
         state::batch,
         state::account,
         state::nodes,
+        x402::verify,
+        x402::settle,
+        x402::supported,
         ops::livez,
         ops::readyz,
         ops::metrics

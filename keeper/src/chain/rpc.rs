@@ -135,7 +135,7 @@ impl Rpc {
     }
 
     /// Asks the endpoints in order until one answers or says what all would say.
-    async fn ask<T, F, Fut>(&self, what: &'static str, request: F) -> Result<T, Failure>
+    pub(super) async fn ask<T, F, Fut>(&self, what: &'static str, request: F) -> Result<T, Failure>
     where
         F: Fn(DynProvider) -> Fut,
         Fut: Future<Output = TransportResult<T>>,

@@ -77,6 +77,7 @@ fn config(network: &Network) -> Config {
     let key = |env: &str| KeySource::Env { env: env.to_owned() };
     Config {
         disputes: Default::default(),
+        x402: Default::default(),
         publish: None,
         keeper: config::Keeper {
             id: network.keeper.id,

@@ -18,6 +18,7 @@ pub struct Limits {
     pub exempt: Vec<IpNet>,
     pub orders: OrderRates,
     pub completions: CompletionRates,
+    pub payments: PaymentRates,
     pub reads: ReadRates,
     /// Connections at the same time; more are answered 503 and closed. Never more than the process may open files.
     pub connections: u32,
@@ -56,6 +57,7 @@ impl Default for Limits {
             exempt: loopback(),
             orders: OrderRates::default(),
             completions: CompletionRates::default(),
+            payments: PaymentRates::default(),
             reads: ReadRates::default(),
             connections: 1_024,
             connections_per_ip: 128,
@@ -124,6 +126,27 @@ impl Default for CompletionRates {
     }
 }
 
+/// x402 payments, each call to verify or to settle. The payer counts for what is settled, once its signature is checked.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PaymentRates {
+    pub payer: Rate,
+    pub key: Rate,
+    pub ip: Rate,
+    pub global: Rate,
+}
+
+impl Default for PaymentRates {
+    fn default() -> Self {
+        Self {
+            payer: Rate::new(6_000, 1_000),
+            key: Rate::new(0, 0),
+            ip: Rate::new(60_000, 10_000),
+            global: Rate::new(0, 0),
+        }
+    }
+}
+
 /// Everything that is only read.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -151,6 +174,10 @@ impl Limits {
             ("completions.key", self.completions.key),
             ("completions.ip", self.completions.ip),
             ("completions.global", self.completions.global),
+            ("payments.payer", self.payments.payer),
+            ("payments.key", self.payments.key),
+            ("payments.ip", self.payments.ip),
+            ("payments.global", self.payments.global),
             ("reads.key", self.reads.key),
             ("reads.ip", self.reads.ip),
             ("reads.global", self.reads.global),

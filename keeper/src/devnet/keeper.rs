@@ -10,6 +10,7 @@ use alloy::primitives::Address;
 
 use super::deploy::{Deployment, Keys, OPG, USDC, operator_of};
 use crate::config::limits::{Limits, OrderRates, Rate};
+use crate::config::x402::X402;
 use crate::config::{
     Api, Base, Batch, Config, Dispatch, Disputes, Fees, Keeper, KeySource, Node, OpenGradient, RateCard,
 };
@@ -52,6 +53,7 @@ pub fn config(deployment: &Deployment, dir: &Path, listen: &str) -> Config {
             drain_ms: 10_000,
         },
         disputes: Disputes::default(),
+        x402: X402::default(),
         publish: Some(Publish::Directory { path: dir.join("rows") }),
         base: Base {
             chain_id: network.base.chain_id,

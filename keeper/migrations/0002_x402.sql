@@ -1,0 +1,74 @@
+-- x402: payments that this keeper settles as a facilitator, and keys of one chain that send side by side.
+
+-- Which key sends a transaction: '' for the keeper's own key of the chain, else the address of an x402 key (0x, lower case).
+ALTER TABLE txs ADD COLUMN lane TEXT NOT NULL DEFAULT '';
+
+-- One row for what a payer signed, whatever is asked for it and however often.
+CREATE TABLE payments (
+    -- EIP-712 digest of what was signed: authorization, permit or deposit authorization; for claim, settle and refund the
+    -- digest of the action's content.
+    payment_id       {BYTES} PRIMARY KEY,
+    chain_id         BIGINT  NOT NULL,
+    -- exact, upto, batch-settlement
+    scheme           TEXT    NOT NULL,
+    -- eip3009, permit2, deposit, claim, settle, refund
+    method           TEXT    NOT NULL,
+    -- 1 or 2
+    x402_version     BIGINT  NOT NULL,
+    -- NULL for claim and settle, which are of many payers.
+    payer            {BYTES},
+    receiver         {BYTES} NOT NULL,
+    asset            {BYTES} NOT NULL,
+    -- Token units, decimal text of a u256: what was signed, and what is charged.
+    max_amount       TEXT    NOT NULL,
+    amount           TEXT    NOT NULL,
+    -- URL of what was paid for; NULL when the request names none.
+    resource         TEXT,
+    -- From the extension payment-identifier.
+    identifier       TEXT,
+    -- The facilitator request as it came (JSON).
+    request          {BYTES} NOT NULL,
+    -- What the payment was for, in units of the service (JSON); NULL until known.
+    usage            TEXT,
+    -- ABI encoding of the forwarder's Call[], the last of which moves the money.
+    calls            {BYTES} NOT NULL,
+    -- accepted, queued, settled, failed
+    state            TEXT    NOT NULL,
+    -- 1 once the transaction's block is final, and for what had none.
+    final            BIGINT  NOT NULL DEFAULT 0,
+    -- Why it failed: reason of the protocol, and a sentence.
+    reason           TEXT,
+    message          TEXT,
+    -- Member `extra` of the answer (JSON); NULL for none.
+    extra            TEXT,
+    tx_id            BIGINT,
+    tx_hash          {BYTES},
+    block_number     BIGINT,
+    block_hash       {BYTES},
+    -- The completion that it paid for, and how sure that is: order, request, payer, window.
+    settlement_id    {BYTES},
+    joined           TEXT,
+    -- Hash of the caller's API key.
+    api_key          {BYTES},
+    created_ms       BIGINT  NOT NULL,
+    updated_ms       BIGINT  NOT NULL,
+    settled_ms       BIGINT
+);
+CREATE INDEX payments_to_send ON payments (chain_id, created_ms) WHERE state = 'accepted';
+CREATE INDEX payments_on_the_way ON payments (chain_id, tx_id) WHERE state = 'queued';
+CREATE INDEX payments_not_final ON payments (chain_id, tx_id) WHERE state IN ('settled', 'failed') AND final = 0;
+CREATE INDEX payments_to_join ON payments (receiver, settled_ms) WHERE state = 'settled' AND settlement_id IS NULL;
+CREATE INDEX payments_by_settlement ON payments (settlement_id) WHERE settlement_id IS NOT NULL;
+CREATE INDEX payments_by_identifier ON payments (identifier) WHERE identifier IS NOT NULL;
+CREATE INDEX payments_by_payer ON payments (payer, settled_ms) WHERE settled_ms IS NOT NULL;
+CREATE INDEX payments_by_time ON payments (settled_ms, payment_id) WHERE settled_ms IS NOT NULL;
+
+-- Gas money given to payers so that they can approve Permit2; counted against the caps per payer and per hour.
+CREATE TABLE sponsored (
+    payment_id       {BYTES} PRIMARY KEY,
+    chain_id         BIGINT  NOT NULL,
+    payer            {BYTES} NOT NULL,
+    gwei             BIGINT  NOT NULL,
+    created_ms       BIGINT  NOT NULL
+);
+CREATE INDEX sponsored_by_time ON sponsored (chain_id, created_ms);
