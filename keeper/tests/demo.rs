@@ -129,6 +129,16 @@ fn corruption_is_noticed(kept: &Kept) {
     let (code, said) = audit(&kept.write("bad-amount.json", &amount));
     assert_eq!((code, failed_checks(&said)), (1, vec!["table"]), "{said}");
 
+    // What disputes came to is told by the chain, not by the report.
+    let mut disputed = report.clone();
+    let (rogue, doubt) = ("/story/rogue", "/story/doubt");
+    *disputed.pointer_mut(&format!("{rogue}/amount")).unwrap() = "20001".into();
+    *disputed.pointer_mut(&format!("{rogue}/honest/0/node/signature")).unwrap() = "0x00".into();
+    *disputed.pointer_mut(&format!("{doubt}/challenger")).unwrap() = report["story"]["doubt"]["keeper"].clone();
+    let (code, said) = audit(&kept.write("bad-disputes.json", &disputed));
+    let expected = vec!["unproven_row_refunded", "honest_rows_paid", "challenge_answered"];
+    assert_eq!((code, failed_checks(&said)), (1, expected), "{said}");
+
     // A report that only claims a check is not believed either.
     let mut missing = report;
     missing["receipts"].as_object_mut().unwrap().remove(&id);
@@ -200,7 +210,8 @@ async fn a_node_settles_without_any_keeper(kept: &Kept, payer: &Key, stranger: &
     assert_eq!(settled["settlementId"], dry["settlementId"]);
     assert_eq!(settled["amount"], "1234");
     assert_eq!(kept.fails(stranger, &settle), (1, "already_settled".to_owned()));
-    assert_eq!(kept.fails(stranger, &["finalize", "1"]), (1, "batch_not_open".to_owned()));
+    let final_batch = kept.read("report.json")["story"]["doubt"]["batchId"].to_string();
+    assert_eq!(kept.fails(stranger, &["finalize", &final_batch]), (1, "batch_not_open".to_owned()));
 }
 
 fn refusals_have_codes(kept: &Kept, payer: &Key) {

@@ -9,9 +9,10 @@ use serde_json::json;
 
 use super::failure::{Failure, Result};
 use super::output::Report;
+use crate::config::Disputes;
 use crate::devnet::demo::{self, finish, story};
 use crate::devnet::keeper::KeeperProcess;
-use crate::devnet::{self, Options, deploy::Deployment};
+use crate::devnet::{self, Options, deploy::Deployment, periods::Periods};
 
 /// How to run it.
 #[derive(Args, Debug)]
@@ -99,7 +100,10 @@ impl Devnet {
     async fn demo(&self, dir: &Path) -> Result<Report> {
         let started = Instant::now();
         let work = async {
-            let devnet = devnet::up(dir, Options::default()).await?;
+            let options = Options { periods: Periods::demo(), ..Options::default() };
+            let mut devnet = devnet::up(dir, options).await?;
+            // Enough units that a row with most of the money is among them.
+            devnet.config.disputes = Disputes { challenge: true, units: 32, ..Disputes::default() };
             demo::play(devnet, std::env::current_exe()?, self.inferences, started).await
         };
         // Children end with their owner: a signal must reach it as an ordinary end.

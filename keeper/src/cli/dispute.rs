@@ -1,14 +1,16 @@
 //! `challenge`, `answer`, `resolve`, `bonds`: the dispute game for anyone with an RPC URL; no keeper in between.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use alloy::consensus::Transaction;
 use alloy::primitives::{Address, B256, U256};
 use alloy::providers::{DynProvider, Provider};
-use alloy::rpc::types::Filter;
-use alloy::sol_types::{SolEvent, SolValue};
+use alloy::rpc::types::{Filter, TransactionReceipt};
+use alloy::sol_types::{SolEvent, SolEventInterface, SolValue};
 use clap::Args;
 use quittance_bindings::SettlementLedger;
+use quittance_bindings::game::DisputeGame::DisputeGameEvents as GameEvents;
 use quittance_bindings::typed::{BatchRecord, Game, Receipt, ReceiptEvidence, domain};
 use serde_json::{Value, json};
 
@@ -204,7 +206,7 @@ impl Bonds {
     }
 }
 
-fn done(what: &'static str, batch: u64, row: u32, mined: &alloy::rpc::types::TransactionReceipt) -> Report {
+fn done(what: &'static str, batch: u64, row: u32, mined: &TransactionReceipt) -> Report {
     let json: Value = json!({ "batchId": batch, "row": row, "transaction": mined.transaction_hash,
         "block": mined.block_number, "gasUsed": mined.gas_used });
     let facts = [
@@ -218,6 +220,40 @@ fn done(what: &'static str, batch: u64, row: u32, mined: &alloy::rpc::types::Tra
 /// The ledger's own dispute game.
 async fn game(network: &Network, provider: &DynProvider) -> Result<Address> {
     view(provider, network.ledger()?, &disputesCall {}).await
+}
+
+/// Rows of a batch that are void or in dispute, from the game's events.
+///
+/// # Errors
+/// `rpc_failed`.
+pub async fn excluded(network: &Network, provider: &DynProvider, id: u64) -> Result<BTreeSet<u32>> {
+    let filter = Filter::new()
+        .address(game(network, provider).await?)
+        .topic1(B256::left_padding_from(&id.to_be_bytes()))
+        .from_block(network.base.start_block);
+    let mut rows = BTreeSet::new();
+    for log in provider.get_logs(&filter).await.map_err(explain)? {
+        match GameEvents::decode_log(&log.inner).map(|event| event.data) {
+            Ok(GameEvents::Challenged(e)) => drop(rows.insert(e.row)),
+            Ok(GameEvents::Duplicate(e)) => drop(rows.insert(e.row)),
+            Ok(GameEvents::Answered(e)) => drop(rows.remove(&e.row)),
+            _ => {}
+        }
+    }
+    Ok(rows)
+}
+
+/// Pays a batch without some of its rows.
+///
+/// # Errors
+/// As `batch` and `Wallet::send`.
+pub async fn finalize(network: &Network, wallet: &Wallet, id: u64, rows: &BTreeSet<u32>) -> Result<TransactionReceipt> {
+    let batch = batch(network, &wallet.provider, id).await?;
+    let missing = || Failure::new("rpc_failed", format!("batch {id} has {} rows, not {rows:?}", batch.leaves.len()));
+    let leaf = |row: &u32| batch.row(*row).map(|(leaf, _)| leaf.clone());
+    let excluded = rows.iter().map(leaf).collect::<Option<Vec<_>>>().ok_or_else(missing)?;
+    let game = game(network, &wallet.provider).await?;
+    wallet.send(game, &Game::finalizeCall { record: batch.record.clone(), excluded }).await
 }
 
 /// A batch with its rows, from its event and its transaction.

@@ -7,11 +7,12 @@ use alloy::providers::{DynProvider, Provider};
 use alloy::rpc::types::{Filter, TransactionReceipt};
 use alloy::sol_types::SolEvent;
 use clap::{Args, Subcommand};
-use quittance_bindings::InferenceEscrow;
 use quittance_bindings::typed::{self, Order};
+use quittance_bindings::{InferenceEscrow, SettlementLedger};
 use serde_json::{Value, json, value::RawValue};
 
 use super::amount;
+use super::dispute;
 use super::failure::{Failure, Result, read_json};
 use super::http::Keeper;
 use super::money::{keeper, token};
@@ -116,10 +117,10 @@ pub struct Open {
     key: KeyArgs,
 }
 
-/// An order that nobody answered.
+/// An order that nobody answered, or whose row of a batch is void.
 #[derive(Args, Debug)]
 pub struct Reclaim {
-    /// Order file, or the id of an order that was opened or held
+    /// Order file, or the id of an order that was opened, held or captured by a batch
     order: String,
     #[command(flatten)]
     network: NetworkArgs,
@@ -269,7 +270,7 @@ impl Reclaim {
         let network = self.network.load()?;
         let wallet = Wallet { provider: network.base().await?, signer: self.key.signer()? };
         let order = match self.order.parse::<B256>() {
-            Ok(id) => opened(&network, &wallet.provider, id).await?,
+            Ok(id) => known(&network, &wallet.provider, id).await?,
             Err(_) => read_json::<OrderFile>(self.order.as_ref())?.order()?,
         };
         let call = InferenceEscrow::reclaimCall { order: order.clone().into() };
@@ -304,26 +305,39 @@ impl Cancel {
     }
 }
 
-/// An order that was opened or held, as the chain has it.
+/// An order as the chain has it: opened or held, or captured by a batch.
 ///
 /// # Errors
 /// `not_found`, `rpc_failed`.
-pub async fn opened(network: &Network, provider: &DynProvider, order_id: B256) -> Result<Order> {
-    let filter = Filter::new()
-        .address(network.escrow()?)
-        .event_signature(InferenceEscrow::OrderOpened::SIGNATURE_HASH)
-        .topic1(order_id)
-        .from_block(network.base.start_block);
-    let logs = provider.get_logs(&filter).await.map_err(explain)?;
-    let log = logs.first().ok_or_else(|| {
-        Failure::new(
-            "not_found",
-            format!("no order {order_id} was opened or held since block {}", network.base.start_block),
-        )
-    })?;
-    let event = InferenceEscrow::OrderOpened::decode_log(&log.inner)
-        .map_err(|error| Failure::new("rpc_failed", error.to_string()))?;
-    Ok(event.data.order.into())
+pub async fn known(network: &Network, provider: &DynProvider, order_id: B256) -> Result<Order> {
+    let of = |signature| {
+        let escrow = network.escrow()?;
+        let filter = Filter::new().address(escrow).event_signature(signature).topic1(order_id);
+        Ok::<_, Failure>(filter.from_block(network.base.start_block))
+    };
+    let opened = of(InferenceEscrow::OrderOpened::SIGNATURE_HASH)?;
+    if let Some(log) = provider.get_logs(&opened).await.map_err(explain)?.first() {
+        let event = InferenceEscrow::OrderOpened::decode_log(&log.inner)
+            .map_err(|error| Failure::new("rpc_failed", error.to_string()))?;
+        return Ok(event.data.order.into());
+    }
+    // A row that was void holds its order's money again; only the batch names the order.
+    let captured = of(InferenceEscrow::OrderCaptured::SIGNATURE_HASH)?;
+    for log in provider.get_logs(&captured).await.map_err(explain)? {
+        let Some(hash) = log.transaction_hash else { continue };
+        let Some(receipt) = provider.get_transaction_receipt(hash).await.map_err(explain)? else { continue };
+        let settled = receipt.inner.logs().iter().filter(|log| Some(log.address()) == network.ledger().ok());
+        for log in settled {
+            let Ok(event) = SettlementLedger::BatchSettled::decode_log(&log.inner) else { continue };
+            let batch = dispute::batch(network, provider, event.data.batchId).await?;
+            let row = batch.leaves.iter().position(|leaf| leaf.paymentId == order_id);
+            if let Some(order) = row.and_then(|row| batch.orders.get(row)) {
+                return Ok(order.clone());
+            }
+        }
+    }
+    let start = network.base.start_block;
+    Err(Failure::new("not_found", format!("no order {order_id} was opened, held or batched since block {start}")))
 }
 
 /// The request's canonical bytes and hash under the newest rules.

@@ -12,6 +12,7 @@ use quittance_bindings::{NodeRegistry, SettlementLedger};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
+use super::dispute;
 use super::failure::{Failure, Result, read, read_json};
 use super::network::{KeyArgs, Network, NetworkArgs};
 use super::order::request_hash;
@@ -42,7 +43,7 @@ pub struct Settle {
     key: KeyArgs,
 }
 
-/// Pays the nodes of a batch after its window. Anyone can.
+/// Pays the nodes of a batch after its window; rows that are void or in dispute are left out. Anyone can.
 #[derive(Args, Debug)]
 pub struct Finalize {
     /// Batch id
@@ -188,9 +189,16 @@ impl Finalize {
         let network = self.network.load()?;
         let wallet = Wallet { provider: network.base().await?, signer: self.key.signer()? };
         let record = record(&network, &wallet.provider, self.batch).await?;
-        let mut json = json!({ "batchId": self.batch, "total": record.total.to_string(), "rows": record.rows });
+        let out = dispute::excluded(&network, &wallet.provider, self.batch).await?;
+        let mut json =
+            json!({ "batchId": self.batch, "total": record.total.to_string(), "rows": record.rows, "excluded": out });
         let mut facts = vec![("batch", self.batch.to_string()), ("rows", record.rows.to_string())];
-        let mined = wallet.send(network.ledger()?, &SettlementLedger::finalizeCall { record }).await?;
+        let mined = if out.is_empty() {
+            wallet.send(network.ledger()?, &SettlementLedger::finalizeCall { record }).await?
+        } else {
+            facts.push(("left out, void or in dispute", format!("rows {out:?}")));
+            dispute::finalize(&network, &wallet, self.batch, &out).await?
+        };
         note(&mut json, &mut facts, &mined);
         Ok(Report::facts(json, &facts))
     }

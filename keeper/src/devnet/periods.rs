@@ -54,6 +54,11 @@ impl Default for Periods {
 }
 
 impl Periods {
+    /// Those of the demonstration: time for a busy machine to challenge and to answer, and little to wait for afterwards.
+    pub fn demo() -> Self {
+        Self { window: 20, response: 30, reopen: 10, admin_delay: 120, ..Self::default() }
+    }
+
     /// Whatever was recorded before the admin showed what it wants is decided before it comes true.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What both chains say happened: every event of escrow, ledger and inbox, and the balances they add up to.
+//! What both chains say happened: every event of escrow, ledger, disputes, keepers and inbox, and the balances they add up to.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,9 @@ use alloy::providers::{DynProvider, Provider};
 use alloy::rpc::types::{Filter, Log};
 use alloy::sol_types::SolEventInterface;
 use quittance_bindings::escrow::InferenceEscrow::{self, InferenceEscrowEvents as Escrow};
+use quittance_bindings::game::DisputeGame::DisputeGameEvents as Game;
 use quittance_bindings::inbox::SettlementInbox::SettlementInboxEvents as Inbox;
+use quittance_bindings::keepers::KeeperRegistry::KeeperRegistryEvents as Keepers;
 use quittance_bindings::ledger::SettlementLedger::{self, SettlementLedgerEvents as Ledger};
 
 use crate::cli::network::Network;
@@ -27,6 +29,8 @@ pub struct Capture {
     pub token: Address,
     /// From hold, lock and free balance together.
     pub amount: u128,
+    /// Zero: settled verified, by anyone.
+    pub keeper_id: B256,
     pub tx: B256,
 }
 
@@ -47,6 +51,10 @@ pub struct Observed {
     pub finalized: BTreeMap<u64, B256>,
     /// Settlement ids whose answer was delivered.
     pub delivered: BTreeMap<B256, B256>,
+    /// Of the dispute game.
+    pub game: Vec<Game>,
+    /// Of the keeper registry.
+    pub keepers: Vec<Keepers>,
     /// Settlement ids recorded on OpenGradient, with the transaction.
     pub recorded: BTreeMap<B256, B256>,
 }
@@ -98,6 +106,10 @@ pub async fn observe(network: &Network, base: &DynProvider, og: &DynProvider) ->
     for (log, event) in decode::<Ledger>(network.base.chain_id, &ledger)? {
         seen.ledger_event(log, event);
     }
+    let game = self::logs(base, network.base.chain_id, network.base.dispute_game, start).await?;
+    seen.game = decode::<Game>(network.base.chain_id, &game)?.into_iter().map(|(_, event)| event).collect();
+    let keepers = self::logs(base, network.base.chain_id, network.base.keeper_registry, start).await?;
+    seen.keepers = decode::<Keepers>(network.base.chain_id, &keepers)?.into_iter().map(|(_, event)| event).collect();
     let inbox = self::logs(og, network.opengradient.chain_id, network.opengradient.inbox, 0).await?;
     for (log, event) in decode::<Inbox>(network.opengradient.chain_id, &inbox)? {
         if let Inbox::InferenceRecorded(event) = event {
@@ -137,6 +149,7 @@ impl Observed {
                     payer: capture.payer,
                     token: capture.token,
                     amount: sources.hold + sources.lock + sources.free,
+                    keeper_id: capture.keeperId,
                     tx: tx(log),
                 });
             }
@@ -163,6 +176,12 @@ impl Observed {
             }
             _ => {}
         }
+    }
+
+    /// Captures of `keeper` and of verified settlements, by order id.
+    pub fn captured_by(&self, keeper: B256) -> impl Iterator<Item = (B256, &Capture)> {
+        let all = self.captures.iter().flat_map(|(id, captures)| captures.iter().map(|capture| (*id, capture)));
+        all.filter(move |(_, capture)| capture.keeper_id == keeper || capture.keeper_id.is_zero())
     }
 
     /// Replays the escrow's events into balances.

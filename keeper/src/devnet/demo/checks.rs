@@ -44,6 +44,9 @@ pub async fn all(evidence: &Evidence<'_>) -> Vec<Check> {
         check("failover_paid_once", evidence.failover()),
         check("unanswered_order_reclaimed", evidence.reclaimed().await),
         check("survived_kill", evidence.survived()),
+        check("unproven_row_refunded", super::dispute::refunded(evidence.stage, evidence.seen).await),
+        check("honest_rows_paid", super::dispute::paid(evidence.stage, evidence.seen).await),
+        check("challenge_answered", super::dispute::answered(evidence.stage, evidence.seen).await),
         check("exit_while_paused", super::exit::check(evidence.stage, evidence.seen).await),
         check("all_final", evidence.last().await),
         check("receipts_verify_offline", evidence.verified.clone()),
@@ -173,8 +176,9 @@ impl Evidence<'_> {
             must(status == 2, || format!("batch {id} is not final"))?;
         }
         let settled: BTreeSet<B256> = self.receipts.values().map(|file| file.receipt.payment_id).collect();
-        for order in self.seen.captures.keys() {
-            must(settled.contains(order), || format!("captured order {order} has no receipt"))?;
+        // What another keeper captured is for that keeper to show.
+        for (order, _) in self.seen.captured_by(self.stage.devnet.deployment.network.keeper.id) {
+            must(settled.contains(&order), || format!("captured order {order} has no receipt"))?;
         }
         for (id, file) in self.receipts {
             must(file.state == "final", || format!("{id} is {}", file.state))?;

@@ -1,7 +1,6 @@
 //! The demo's last step: a payer gets its money out while every keeper is stopped and the guardian has paused.
 
 use std::collections::BTreeMap;
-use std::process::Output;
 use std::time::Duration;
 
 use alloy::primitives::{B256, U256};
@@ -94,7 +93,7 @@ pub async fn leave(stage: &mut Stage) -> Result<()> {
     stage.story.exit.paused = pause(stage, until).await?;
 
     let payer = Key::of("leaving")?;
-    let refused = run(stage, &payer, &["lock", "--token", "USDC", "--amount", "1", "--for", "1h"]).await?;
+    let refused = stage.actor().run(&payer, &["lock", "--token", "USDC", "--amount", "1", "--for", "1h"]).await?;
     let body: Value = serde_json::from_slice(&refused.stdout).unwrap_or_default();
     stage.story.exit.refused = body.get("code").and_then(Value::as_str).unwrap_or_default().to_owned();
     let order_id = stage.story.exit.order_id.to_string();
@@ -104,12 +103,7 @@ pub async fn leave(stage: &mut Stage) -> Result<()> {
         &["withdraw", "--token", "USDC", "--amount", "all"],
     ];
     for args in ways {
-        let output = run(stage, &payer, args).await?;
-        if !output.status.success() {
-            let said = [output.stdout, output.stderr].concat();
-            let text = format!("{}: {}", args.join(" "), String::from_utf8_lossy(&said));
-            return Err(Error::Io(std::io::Error::other(text)));
-        }
+        stage.actor().do_run(&payer, args).await?;
     }
     // A time that has passed ends it.
     pause(stage, 1).await?;
@@ -127,13 +121,6 @@ async fn pause(stage: &Stage, until: u64) -> Result<B256> {
     sender.call(stage.devnet.deployment.network.base.escrow, &InferenceEscrow::pauseCall { until }).await?;
     let receipts = sender.settle().await?;
     Ok(receipts.first().map(|receipt| receipt.transaction_hash).unwrap_or_default())
-}
-
-async fn run(stage: &Stage, key: &Key, args: &[&str]) -> Result<Output> {
-    let mut command = tokio::process::Command::new(&stage.program);
-    command.args(args).arg("--json");
-    command.env("QUITTANCE_NETWORK", stage.devnet.dir.join("network.json")).env("QUITTANCE_KEY", key.hex());
-    Ok(command.output().await?)
 }
 
 /// What came of it, from the chain.

@@ -93,7 +93,7 @@ pub async fn report(stage: &Stage, receipts: BTreeMap<B256, Value>, started: Ins
     let checks = checks::all(&evidence).await;
     let inferences = inferences(stage, &seen, &files).await?;
     let mut captured: BTreeMap<Address, u128> = BTreeMap::new();
-    for capture in seen.captures.values().flatten() {
+    for (_, capture) in seen.captured_by(network.keeper.id) {
         *captured.entry(capture.token).or_default() += capture.amount;
     }
     let text = |units: &BTreeMap<Address, u128>| -> BTreeMap<Address, String> {
@@ -120,7 +120,7 @@ async fn gas_of(stage: &Stage, opengradient: bool, tx: B256) -> Result<u64> {
 
 async fn inferences(stage: &Stage, seen: &Observed, files: &Receipts) -> Result<Vec<Inference>> {
     let mut gas: BTreeMap<B256, u64> = BTreeMap::new();
-    for tx in seen.captures.values().flatten().map(|capture| capture.tx) {
+    for tx in seen.captured_by(stage.devnet.deployment.network.keeper.id).map(|(_, capture)| capture.tx) {
         if let std::collections::btree_map::Entry::Vacant(place) = gas.entry(tx) {
             let rows = seen.batches.iter().find(|batch| batch.tx == tx).map_or(1, |batch| batch.event.record.rows);
             place.insert(gas_of(stage, false, tx).await? / u64::from(rows.max(1)));

@@ -1,10 +1,12 @@
-//! The demonstration: seven things that must hold, shown with real chains, processes, signatures and money of no worth.
+//! The demonstration: nine things that must hold, shown with real chains, processes, signatures and money of no worth.
 
 pub mod chain;
 pub mod checks;
+pub mod dispute;
 pub mod exit;
 pub mod finish;
 mod kill;
+pub mod rogue;
 pub mod stage;
 pub mod steps;
 pub mod story;
@@ -27,7 +29,7 @@ fn say(started: Instant, text: &str) {
     let _ = writeln!(std::io::stderr(), "[{:>5.1} s] {text}", started.elapsed().as_secs_f64());
 }
 
-/// Plays all seven steps on a running devnet and checks what came of them. The stage is left running.
+/// Plays all nine steps on a running devnet and checks what came of them. The stage is left running.
 ///
 /// # Errors
 /// The first thing that did not happen at all; what happened wrongly is a failed check of the report.
@@ -35,6 +37,12 @@ pub async fn play(devnet: Devnet, program: PathBuf, inferences: usize, started: 
     let wallets = inferences.div_ceil(12).clamp(4, 12);
     say(started, &format!("chains and contracts are up; starting the keeper, funding {wallets} wallets"));
     let mut stage = Stage::set(devnet, program, wallets).await?;
+    let batch = stage.story.rogue.batch_id;
+    let operator = dispute::defend(&stage)?;
+    say(
+        started,
+        &format!("8. meanwhile another keeper has settled batch {batch}; one of its rows nobody ever answered"),
+    );
     say(started, "1. a protocol's contract orders an inference on-chain");
     steps::protocol_orders(&mut stage).await?;
     say(started, "4. an order names a node that is no more: nobody will answer");
@@ -42,10 +50,16 @@ pub async fn play(devnet: Devnet, program: PathBuf, inferences: usize, started: 
     exit::commit(&mut stage).await?;
     say(started, &format!("2. wallets hand in {inferences} signed orders over HTTP, {} at once", stage::CONCURRENCY));
     stage.hand_in(inferences, "orders over HTTP").await?;
+    say(started, "9. a stranger challenges a row of the keeper's newest batch");
+    dispute::doubt(&mut stage).await?;
     say(started, "3. a node signs wrongly: its answer is refused, another node is asked");
     steps::bad_signature(&mut stage).await?;
     steps::protocol_answered(&stage).await?;
     say(started, "1. the protocol's contract has its answer");
+    dispute::wait_answered(&stage).await?;
+    say(started, "9. the keeper has shown the receipt and earned the bond");
+    dispute::wait_challenged(&stage).await?;
+    say(started, "8. the keeper has challenged the other's batch; nobody can prove the row that nobody answered");
     say(started, "5. kill -9 with a broadcast batch in no block and acknowledged orders that no node saw");
     steps::kill_and_restart(&mut stage).await?;
     let kill = &stage.story.kill;
@@ -58,8 +72,13 @@ pub async fn play(devnet: Devnet, program: PathBuf, inferences: usize, started: 
     let patience = Duration::from_secs(90 + u64::try_from(inferences / 4).unwrap_or(0));
     let receipts = finish::receipts(&stage, patience).await?;
     say(started, &format!("   {} receipts are final; verifying them offline and counting the money", receipts.len()));
+    dispute::wait_unproven(&stage).await?;
+    say(started, "8. the row is void: its money is held for its payer, its keeper has lost a slash of its bond");
     say(started, "7. the keeper is stopped, the guardian pauses; a payer takes its money out with an RPC URL alone");
     exit::leave(&mut stage).await?;
+    dispute::end(&stage).await?;
+    drop(operator);
+    say(started, "8. a stranger returned the money to its payer and had the honest rows paid");
     let report = finish::report(&stage, receipts, started).await?;
     Ok((stage, report))
 }

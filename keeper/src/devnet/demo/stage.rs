@@ -1,6 +1,7 @@
 //! What the demo's steps share: the devnet, the keeper process, wallets, and what was seen so far.
 
 use std::path::PathBuf;
+use std::process::Output;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use alloy::primitives::B256;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
+use super::rogue;
 use super::story::Story;
 use super::wallets::{Terms, Wallet, request};
 use crate::cli::http::Keeper;
@@ -16,6 +18,7 @@ use crate::cli::order_file::OrderFile;
 use crate::cli::output::bar;
 use crate::devnet::Devnet;
 use crate::devnet::keeper::KeeperProcess;
+use crate::devnet::keys::Key;
 use crate::error::{Error, Result};
 
 /// Requests handed in at the same time.
@@ -37,17 +40,18 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts the keeper of a devnet and funds the wallets.
+    /// Starts the keeper of a devnet and funds the wallets, while a rogue keeper settles its batch.
     ///
     /// # Errors
     /// `preflight_failed` when the keeper does not start, `rpc_failed`.
     pub async fn set(devnet: Devnet, program: PathBuf, wallets: usize) -> Result<Self> {
         let mut keeper = KeeperProcess::start(&program, &devnet.dir, &devnet.config, &devnet.keys)?;
         let funding = (0..wallets).map(|index| Wallet::funded(&devnet, index));
-        let wallets = stream::iter(funding).buffer_unordered(CONCURRENCY).try_collect().await?;
+        let funding = stream::iter(funding).buffer_unordered(CONCURRENCY).try_collect();
+        let (wallets, rogue) = tokio::try_join!(funding, rogue::batch(&devnet))?;
         keeper.ready().await?;
         let api = Keeper::new(&devnet.deployment.network.keeper.url).map_err(failed)?;
-        let story = Story::default();
+        let story = Story { rogue, ..Story::default() };
         Ok(Self { devnet, program, keeper, api, wallets, story, peaks: Vec::new(), orders: AtomicUsize::new(0) })
     }
 
@@ -162,9 +166,48 @@ impl Stage {
         Keeper::new(&node.url()).map_err(failed)
     }
 
+    /// Whoever acts without a keeper.
+    pub fn actor(&self) -> Actor {
+        Actor { program: self.program.clone(), network: self.devnet.dir.join("network.json") }
+    }
+
     /// Remembers the keeper's peak memory; call before it ends.
     pub fn note_peak(&mut self) {
         self.peaks.extend(self.keeper.peak_memory());
+    }
+}
+
+/// Somebody with this program, a key and an RPC URL.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    program: PathBuf,
+    network: PathBuf,
+}
+
+impl Actor {
+    /// Runs a command.
+    ///
+    /// # Errors
+    /// `io_failed` when it cannot be started.
+    pub async fn run(&self, key: &Key, args: &[&str]) -> Result<Output> {
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(args).arg("--json").kill_on_drop(true);
+        command.env("QUITTANCE_NETWORK", &self.network).env("QUITTANCE_KEY", key.hex());
+        Ok(command.output().await?)
+    }
+
+    /// Runs a command that must succeed.
+    ///
+    /// # Errors
+    /// `io_failed` with what the program said.
+    pub async fn do_run(&self, key: &Key, args: &[&str]) -> Result<()> {
+        let output = self.run(key, args).await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = [output.stdout, output.stderr].concat();
+        let text = format!("{}: {}", args.join(" "), String::from_utf8_lossy(&said));
+        Err(Error::Io(std::io::Error::other(text)))
     }
 }
 

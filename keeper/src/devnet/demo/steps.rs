@@ -177,17 +177,7 @@ pub async fn reclaim_unanswered(stage: &Stage) -> Result<()> {
     while head_time(stage).await? <= deadline {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    let output = tokio::process::Command::new(&stage.program)
-        .args(["order", "reclaim", &order_id.to_string(), "--json"])
-        .env("QUITTANCE_NETWORK", stage.devnet.dir.join("network.json"))
-        .env("QUITTANCE_KEY", Key::of("stranger")?.hex())
-        .output()
-        .await?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = [output.stdout, output.stderr].concat();
-    Err(Error::Io(std::io::Error::other(format!("order reclaim: {}", String::from_utf8_lossy(&said)))))
+    stage.actor().do_run(&Key::of("stranger")?, &["order", "reclaim", &order_id.to_string()]).await
 }
 
 /// Time of the newest block, unix seconds.

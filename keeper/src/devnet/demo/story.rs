@@ -19,6 +19,8 @@ pub struct Story {
     pub unanswered: Unanswered,
     pub kill: Kill,
     pub exit: Exit,
+    pub rogue: Rogue,
+    pub doubt: Doubt,
 }
 
 /// A contract's order.
@@ -97,6 +99,35 @@ pub struct Exit {
     pub paused: B256,
     /// Stable code with which a new lock was refused meanwhile.
     pub refused: String,
+}
+
+/// Another keeper that batched a row without a valid receipt.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rogue {
+    pub keeper_id: B256,
+    pub owner: Address,
+    pub batch_id: u64,
+    /// The row that nobody answered, the order that it captured, and who paid it.
+    pub row: u32,
+    pub order_id: B256,
+    pub payer: Address,
+    pub token: Address,
+    /// Token units of that row.
+    pub amount: String,
+    /// Receipt files of the other rows.
+    pub honest: Vec<Value>,
+}
+
+/// Somebody's challenge against a row of our keeper.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Doubt {
+    pub challenger: Address,
+    pub batch_id: u64,
+    pub row: u32,
+    /// Account of our keeper.
+    pub keeper: Address,
 }
 
 /// A transaction in no block.

@@ -28,6 +28,8 @@ pub const MONEY: [(Address, u128, u128, u128); 2] = [
 #[derive(Debug)]
 pub struct Wallet {
     pub key: Key,
+    /// Its orders name this keeper.
+    keeper_id: B256,
     nonce: AtomicU64,
 }
 
@@ -58,12 +60,19 @@ pub fn request(question: &str) -> Result<Box<RawValue>> {
 }
 
 impl Wallet {
-    /// A wallet with money in the escrow and locks for the keeper.
+    /// A wallet with money in the escrow and locks for the devnet's keeper.
     ///
     /// # Errors
     /// `rpc_failed` naming the transaction that failed.
     pub async fn funded(devnet: &Devnet, index: usize) -> Result<Self> {
-        let key = Key::of(format!("payer-{index}"))?;
+        Self::funded_for(devnet, Key::of(format!("payer-{index}"))?, devnet.deployment.network.keeper.id).await
+    }
+
+    /// A wallet with money in the escrow and locks for a keeper.
+    ///
+    /// # Errors
+    /// `rpc_failed` naming the transaction that failed.
+    pub async fn funded_for(devnet: &Devnet, key: Key, keeper_id: B256) -> Result<Self> {
         fund(&devnet.chains, key.address()).await?;
         let base = &devnet.chains.base;
         let network = &devnet.deployment.network;
@@ -75,7 +84,7 @@ impl Wallet {
             let lock_ = Lock {
                 payer: key.address(),
                 token,
-                keeperId: network.keeper.id,
+                keeperId: keeper_id,
                 amount: lock,
                 until,
                 nonce: U256::from(nonce),
@@ -84,7 +93,7 @@ impl Wallet {
             sender.call(escrow, &call).await?;
         }
         sender.settle().await?;
-        Ok(Self { key, nonce: AtomicU64::new(0) })
+        Ok(Self { key, keeper_id, nonce: AtomicU64::new(0) })
     }
 
     /// Signs an order for a request.
@@ -104,7 +113,7 @@ impl Wallet {
             maxAmount: max,
             requestCommit: request_commit(request_hash(&request).map_err(config)?, blinding),
             nodeScope: terms.node,
-            keeperId: network.keeper.id,
+            keeperId: self.keeper_id,
             validAfter: u40(now.saturating_sub(5)).unwrap_or_default(),
             validBefore: u40(now + term).unwrap_or_default(),
             captureDeadline: u40(now + term).unwrap_or_default(),
