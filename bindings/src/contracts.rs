@@ -57,6 +57,22 @@ contracts! {
     dev_opg => DevOPG, "abi/DevOPG.json";
     /// Devnet: Permit2.
     dev_permit2 => DevPermit2, "abi/DevPermit2.json";
+    /// Devnet: many calls in one.
+    dev_multicall3 => DevMulticall3, "abi/DevMulticall3.json";
+    /// Devnet: x402's `exact` payments by Permit2.
+    dev_x402_exact_permit2_proxy => DevX402ExactPermit2Proxy, "abi/DevX402ExactPermit2Proxy.json";
+    /// Devnet: x402's `upto` payments.
+    dev_x402_upto_permit2_proxy => DevX402UptoPermit2Proxy, "abi/DevX402UptoPermit2Proxy.json";
+    /// Devnet: x402's channels.
+    dev_x402_batch_settlement => DevX402BatchSettlement, "abi/DevX402BatchSettlement.json";
+    /// Devnet: brings deposits into x402 channels by EIP-3009.
+    dev_erc3009_deposit_collector => DevERC3009DepositCollector, "abi/DevERC3009DepositCollector.json";
+    /// Devnet: brings deposits into x402 channels by Permit2.
+    dev_permit2_deposit_collector => DevPermit2DepositCollector, "abi/DevPermit2DepositCollector.json";
+    /// Devnet: an account that signs through ERC-1271.
+    dev_smart_wallet => DevSmartWallet, "abi/DevSmartWallet.json";
+    /// Devnet: creates such accounts where everybody knows before (ERC-6492).
+    dev_smart_wallet_factory => DevSmartWalletFactory, "abi/DevSmartWalletFactory.json";
     /// Devnet: OpenGradient's precompile at 0x…0900.
     dev_precompile_0900 => DevPrecompile0900, "abi/DevPrecompile0900.json";
 }

@@ -216,7 +216,7 @@ contract DevPermit2 is IPermit2 {
         require(word & bit == 0, InvalidNonce());
         nonceBitmap[owner][permit_.nonce >> 8] = word | bit;
         _check(owner, structHash, signature);
-        IERC20(permit_.permitted.token).safeTransferFrom(owner, transferDetails.to, transferDetails.requestedAmount);
+        _transfer(permit_.permitted.token, owner, transferDetails.to, transferDetails.requestedAmount);
     }
 
     function _allowedTransfer(address from, address to, uint160 amount, address token) private {
@@ -227,7 +227,12 @@ contract DevPermit2 is IPermit2 {
             require(amount <= available, InsufficientAllowance(available));
             allowed.amount = available - amount;
         }
-        IERC20(token).safeTransferFrom(from, to, amount);
+        _transfer(token, from, to, amount);
+    }
+
+    /// @dev Permit2 does not pass the token's reason on.
+    function _transfer(address token, address from, address to, uint256 amount) private {
+        require(IERC20(token).trySafeTransferFrom(from, to, amount), "TRANSFER_FROM_FAILED");
     }
 
     function _hash(TokenPermissions calldata permitted) private pure returns (bytes32) {

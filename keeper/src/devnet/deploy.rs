@@ -274,7 +274,6 @@ async fn deploy_base(chain: &Anvil, keys: &Keys, periods: Periods, nodes: &[Node
         register_node(&mut sender, chain.chain_id, node_registry, keys, index, node).await?;
     }
     hand_over(&mut sender, manager, keys, periods).await?;
-    let x402 = x402::deploy(&mut sender, &keys.x402).await?;
     let receipts = sender.settle().await?;
     let start_block = receipts.iter().filter_map(|receipt| receipt.block_number).min().unwrap_or(0);
 
@@ -285,8 +284,8 @@ async fn deploy_base(chain: &Anvil, keys: &Keys, periods: Periods, nodes: &[Node
         operator.call(node_registry, &call).await?;
         operator.settle().await?;
     }
-    x402::fund_payer(chain, &keys.x402).await?;
-    let keeper_id = register_keeper(chain, keeper_registry, keys).await?;
+    let (keeper_id, x402) =
+        tokio::try_join!(register_keeper(chain, keeper_registry, keys), x402::deploy(chain, &keys.x402))?;
     Ok(BaseDeployment {
         addresses: Base {
             escrow,
@@ -464,7 +463,7 @@ async fn deploy_opengradient(
 }
 
 /// Puts code at the address that clients know; contracts placed so have no constructor state.
-async fn place(chain: &Anvil, at: Address, code: &Bytes) -> Result<()> {
+pub(super) async fn place(chain: &Anvil, at: Address, code: &Bytes) -> Result<()> {
     chain.call("anvil_setCode", json!([at, code])).await.map(drop)
 }
 
@@ -487,8 +486,6 @@ impl Deployment {
 
 #[cfg(test)]
 mod tests {
-    use quittance_bindings::X402Forwarder;
-
     use super::*;
     use crate::cli::send::read;
     use crate::crypto::RsaKey;
@@ -528,20 +525,6 @@ mod tests {
         };
         assert!(read(base, network.base.keeper_registry, &call).await.unwrap());
         assert_eq!(read(base, USDC, &DevUSDC::decimalsCall {}).await.unwrap(), 6);
-        let forwarder = deployment.contracts.x402.forwarder;
-        let owner = read(base, forwarder, &X402Forwarder::ownerCall {}).await.unwrap();
-        assert_eq!(owner, Key::of("x402-owner").unwrap().address());
-        for (role, expected) in [("x402-0", true), ("x402-1", true), ("x402-2", true), ("x402-owner", false)] {
-            let call = X402Forwarder::isKeyCall { key: Key::of(role).unwrap().address() };
-            assert_eq!(read(base, forwarder, &call).await.unwrap(), expected, "{role}");
-        }
-        let payer = Key::of("x402-payer").unwrap().address();
-        for token in [USDC, OPG] {
-            let balance = read(base, token, &DevUSDC::balanceOfCall { account: payer }).await.unwrap();
-            assert!(!balance.is_zero(), "{token}");
-            let call = DevUSDC::allowanceCall { owner: payer, spender: PERMIT2 };
-            assert_eq!(read(base, token, &call).await.unwrap(), U256::MAX, "{token}");
-        }
         let manager = deployment.contracts.access_manager;
         for (role, name, member, delay) in
             [(ADMIN, "admin", true, 60), (ADMIN, "deployer", false, 0), (GUARDIAN, "guardian", true, 0)]

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+pragma solidity 0.8.36;
+
+import {IPermit2} from "../interfaces/IPermit2.sol";
+import {IX402ExactPermit2Proxy} from "../interfaces/IX402Permit2Proxies.sol";
+import {Permit2Payments} from "./base/Permit2Payments.sol";
+
+/// @title DevX402ExactPermit2Proxy
+/// @notice For local chains only: x402's proxy of `exact` payments by Permit2, with the same selectors, digests, events and errors.
+/// @dev Has no constructor state: a local chain places its code at 0x402085c248EeA27D92E8b30b2C58ed07f9E20001.
+contract DevX402ExactPermit2Proxy is IX402ExactPermit2Proxy, Permit2Payments {
+    string public constant WITNESS_TYPE_STRING =
+        "Witness witness)TokenPermissions(address token,uint256 amount)Witness(address to,uint256 validAfter)";
+    bytes32 public constant WITNESS_TYPEHASH = keccak256("Witness(address to,uint256 validAfter)");
+
+    /// @inheritdoc IX402ExactPermit2Proxy
+    function settle(
+        IPermit2.PermitTransferFrom calldata permit,
+        address owner,
+        Witness calldata witness,
+        bytes calldata signature
+    ) external nonReentrant {
+        _settle(permit, owner, witness, signature);
+        emit Settled();
+    }
+
+    /// @inheritdoc IX402ExactPermit2Proxy
+    function settleWithPermit(
+        EIP2612Permit calldata permit2612,
+        IPermit2.PermitTransferFrom calldata permit,
+        address owner,
+        Witness calldata witness,
+        bytes calldata signature
+    ) external nonReentrant {
+        _permit2612(permit2612, permit, owner);
+        _settle(permit, owner, witness, signature);
+        emit SettledWithPermit();
+    }
+
+    function _settle(
+        IPermit2.PermitTransferFrom calldata permit,
+        address owner,
+        Witness calldata witness,
+        bytes calldata signature
+    ) private {
+        Payment memory payment = Payment({
+            owner: owner,
+            to: witness.to,
+            amount: permit.permitted.amount,
+            validAfter: witness.validAfter,
+            witness: keccak256(abi.encode(WITNESS_TYPEHASH, witness)),
+            witnessTypeString: WITNESS_TYPE_STRING
+        });
+        _pay(permit, payment, signature);
+    }
+}
