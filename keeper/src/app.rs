@@ -1,6 +1,6 @@
 //! Start-up, wiring, supervision and shutdown of the keeper.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +56,8 @@ pub fn log(json: bool, trail: bool) {
     };
     let colours = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+    // Where the log goes may be full: telling that there would end the process.
+    let builder = builder.log_internal_errors(false);
     // A second subscriber in one process is a test's own business.
     let _ = if json { builder.json().try_init() } else { builder.try_init() };
 }
@@ -101,7 +103,7 @@ async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
     let mut front = Group::new("front", ctx.stopping.clone());
     start(&mut front, ctx, "dispatch", dispatch::run);
     // The one line on standard output: scripts wait for it.
-    println!("listening on http://{address}");
+    let _ = writeln!(std::io::stdout(), "listening on http://{address}");
     let fault = tokio::select! {
         signal = signals.next() => {
             tracing::info!(signal, "stopping: no new payments; a second signal ends it at once");

@@ -77,6 +77,8 @@ pub struct Ctx {
     pub metrics: Option<PrometheusHandle>,
     /// Base was read up to its head since the start: only then is it known what is settled already.
     pub caught_up: AtomicBool,
+    /// The last look found that the database takes writes; a full disk shows only when something is written.
+    pub writable: AtomicBool,
     /// Cancelled when the keeper stops taking new payments: `/readyz` answers 503 from then on.
     pub stopping: CancellationToken,
     /// Cancelled when the API ends, after what was at nodes has come back: nobody waits for an answer from then on.
@@ -134,6 +136,7 @@ impl Ctx {
             signals: Signals::default(),
             metrics: None,
             caught_up: AtomicBool::new(false),
+            writable: AtomicBool::new(true),
             stopping: CancellationToken::new(),
             closing: CancellationToken::new(),
         })

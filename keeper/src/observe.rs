@@ -1,6 +1,7 @@
 //! What operators watch: ages, queues, balances, endpoints that disagree. Read every few seconds, never on the way of a request.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,7 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
         if let Some(metrics) = &ctx.metrics {
             metrics.run_upkeep();
         }
+        writable(&ctx).await;
         store(&ctx).await?;
         if chains_at.is_none_or(|at| at.elapsed() >= CHAIN_EVERY) {
             // Reads an index of all orders: not for every few seconds.
@@ -71,6 +73,17 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes something, for good: what is undone is never put on the disk.
+async fn writable(ctx: &Ctx) {
+    let written = ctx.store.beat(&ctx.installation).await;
+    if ctx.writable.swap(written.is_ok(), Ordering::Relaxed) != written.is_ok() {
+        match &written {
+            Ok(()) => tracing::info!("the database takes writes again"),
+            Err(error) => tracing::error!(code = error.code(), %error, "the database cannot be written"),
+        }
+    }
 }
 
 async fn store(ctx: &Ctx) -> Result<()> {

@@ -77,6 +77,14 @@ pub async fn tick(ctx: &Ctx, role: &Lease) -> Result<()> {
     if records::adopt(&ctx.store, &due, chain_id).await? > 0 {
         due = records::due(&ctx.store, now_ms, rows).await?;
     }
+    let (due, corrupt): (Vec<Due>, Vec<Due>) = due.into_iter().partition(Due::adds_up);
+    for one in corrupt {
+        // It would be recorded, or refused, under another id, again and again.
+        let mut tx = role.write(&ctx.store).await?;
+        records::refuse(&mut tx, one.settlement_id).await?;
+        tx.commit().await?;
+        tracing::error!(settlement_id = %one.settlement_id, "a stored completion does not hash to its settlement id and is not recorded");
+    }
     let (fresh, failed): (Vec<Due>, Vec<Due>) = due.into_iter().partition(|due| due.attempts == 0);
     if !fresh.is_empty() {
         submit(ctx, role, &fresh, now_ms).await?;
@@ -204,6 +212,17 @@ mod tests {
         look(&ctx).await.unwrap();
         let again: Vec<_> = (0..3).map(|n| format!("record:{}:1", Seed::new(n).settlement_id())).collect();
         assert_eq!(keys(&ctx).await[1..], again);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_add_up_is_never_sent() {
+        let (_dir, ctx) = ctx().await;
+        for n in 0..3 {
+            seed(&ctx.store, &Seed { created_ms: i64::from(n), ..Seed::new(n) }).await.unwrap();
+        }
+        sql(&ctx, "UPDATE completions SET output_hash = request_hash WHERE created_ms = 1").await;
+        look(&ctx).await.unwrap();
+        assert_eq!(states(&ctx).await, ["submitted", "refused", "submitted"]);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! For operators: is it alive, can it do its work, what does it count.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Json;
@@ -71,6 +72,9 @@ fn check(name: &str, why: Option<String>) -> Value {
 
 /// Why the database cannot be written now.
 async fn unwritable(ctx: &Ctx) -> Option<String> {
+    if !ctx.writable.load(Ordering::Relaxed) {
+        return Some("the database could not be written a moment ago: check disk and rights".to_owned());
+    }
     let write = async { ctx.store.write().await?.rollback().await.map_err(crate::error::Error::from) };
     match tokio::time::timeout(WRITE_WITHIN, write).await {
         Ok(Ok(())) => None,

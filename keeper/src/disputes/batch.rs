@@ -114,8 +114,9 @@ mod tests {
         let (_dir, store) = store().await.unwrap();
         let mut all = Vec::new();
         for i in 1..=n {
-            seed(&store, &Seed { node: i % 3 + 1, ..Seed::new(i) }).await.unwrap();
-            let mut row = get(&store, Seed::new(i).settlement_id()).await.unwrap().unwrap();
+            let one = Seed { node: i % 3 + 1, ..Seed::new(i) };
+            seed(&store, &one).await.unwrap();
+            let mut row = get(&store, one.settlement_id()).await.unwrap().unwrap();
             row.order_id = order_id(&row.order, &escrow());
             row.amount = u128::from(i) * 10;
             row.receipt_hash = receipt_hash(&call::unchecked(&row));

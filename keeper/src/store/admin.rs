@@ -180,6 +180,18 @@ pub async fn retry_order(tx: &mut WriteTx, order_id: B256, now_ms: i64) -> Resul
     Ok(done.rows_affected() == 1)
 }
 
+/// The settlement that an order is charged with, if it is answered.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn settlement_of(tx: &mut WriteTx, order_id: B256) -> Result<Option<B256>> {
+    let found: Option<Vec<u8>> = sqlx::query_scalar("SELECT settlement_id FROM receipts WHERE order_id = $1")
+        .bind(order_id.to_vec())
+        .fetch_optional(&mut **tx)
+        .await?;
+    found.map(|id| b256("receipts", &id)).transpose()
+}
+
 /// Lets a receipt be settled, or delivered, now instead of after its pause. False when it does not wait for that.
 ///
 /// # Errors

@@ -76,6 +76,18 @@ impl Store {
         let pool = |size: u32, read_only: bool| {
             // A connection to a file cannot break, and a look at each before its use would double every short query.
             let options = AnyPoolOptions::new().max_connections(size).min_connections(1).test_before_acquire(!sqlite);
+            let options = options.after_release(move |connection, _| {
+                Box::pin(async move {
+                    if !sqlite || read_only {
+                        return Ok(true);
+                    }
+                    // SQLite itself undoes a transaction that finds the disk full or failing, and the driver then takes the
+                    // connection for one inside a transaction for ever: it must go, or nothing is ever written again. The
+                    // undoing that a dropped transaction asked for is done before the ping is answered.
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
+                })
+            });
             options.after_connect(move |connection, _| {
                 Box::pin(async move {
                     if sqlite {
@@ -123,6 +135,23 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         tx.rollback().await?;
+        Ok(())
+    }
+
+    /// Commits a row of this installation, over and over the same: shows whether there is room for a write.
+    ///
+    /// # Errors
+    /// `store_failed`.
+    pub async fn beat(&self, installation: &str) -> Result<()> {
+        let mut tx = self.write().await?;
+        sqlx::query(
+            "INSERT INTO leases (name, owner, epoch, beat) VALUES ($1, '', 0, 1)
+             ON CONFLICT (name) DO UPDATE SET beat = leases.beat + 1",
+        )
+        .bind(format!("disk:{installation}"))
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
         Ok(())
     }
 
@@ -223,6 +252,29 @@ mod tests {
         let owner: String = sqlx::query_scalar("SELECT owner FROM leases").fetch_one(store.read()).await?;
         assert_eq!(owner, "b");
         assert!(sqlx::query("DELETE FROM leases").execute(store.read()).await.is_err(), "readers cannot write");
+        Ok(())
+    }
+
+    /// SQLite only: PostgreSQL's server has the disk.
+    #[tokio::test]
+    async fn a_full_disk_fails_a_write_and_not_those_after_it() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let store = Store::open(&format!("sqlite:{}", dir.path().join("k.db").display())).await?;
+        let beat = async |owner: String| -> Result<()> {
+            let mut tx = store.write().await?;
+            let sql = "INSERT INTO leases (name, owner, epoch, beat) VALUES ($1, $2, 1, 1)";
+            sqlx::query(sql).bind(owner.len().to_string()).bind(owner).execute(&mut *tx).await?;
+            Ok(tx.commit().await?)
+        };
+        beat("before".to_owned()).await?;
+        // No page more than there are: what a full disk is to SQLite.
+        sqlx::query("PRAGMA max_page_count = 1").execute(&store.writer).await?;
+        let full = beat("x".repeat(100_000)).await.unwrap_err();
+        assert!(full.to_string().contains("full"), "{full}");
+        sqlx::query("PRAGMA max_page_count = 1000000").execute(&store.writer).await?;
+        beat("x".repeat(100_000)).await?;
+        let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM leases").fetch_one(store.read()).await?;
+        assert_eq!(rows, 2);
         Ok(())
     }
 

@@ -97,7 +97,8 @@ pub struct Role {
 /// # Errors
 /// `store_failed`.
 pub async fn roles(store: &Store) -> Result<Vec<Role>> {
-    let rows = sqlx::query("SELECT name, owner, epoch, beat FROM leases ORDER BY name").fetch_all(store.read());
+    let rows = sqlx::query("SELECT name, owner, epoch, beat FROM leases WHERE name NOT LIKE 'disk:%' ORDER BY name")
+        .fetch_all(store.read());
     rows.await?
         .iter()
         .map(|row| {

@@ -1,7 +1,7 @@
 //! Completions on their way to OpenGradient's settlement inbox.
 
 use alloy::primitives::{B256, U256};
-use quittance_bindings::typed::Inference;
+use quittance_bindings::typed::{Inference, message_hash, settlement_id};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -18,6 +18,15 @@ pub struct Due {
     /// Recording transactions that ended without recording it.
     pub attempts: i64,
     pub created_ms: i64,
+}
+
+impl Due {
+    /// Whether the stored inference is the one that the settlement id names.
+    pub fn adds_up(&self) -> bool {
+        let Inference { nodeId, requestHash, outputHash, timestamp, .. } = &self.inference;
+        let message = message_hash(*requestHash, *outputHash, timestamp.saturating_to());
+        settlement_id(*nodeId, message) == self.settlement_id
+    }
 }
 
 /// What waits for recording, for the alarm.
@@ -104,6 +113,18 @@ pub async fn submit(tx: &mut WriteTx, settlement_id: B256, tx_id: i64) -> Result
     .execute(&mut **tx)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// due → refused: it can never be recorded.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn refuse(tx: &mut WriteTx, settlement_id: B256) -> Result<()> {
+    sqlx::query("UPDATE completions SET record_state = 'refused' WHERE settlement_id = $1 AND record_state = 'due'")
+        .bind(settlement_id.to_vec())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
 }
 
 /// Marks those as recorded that others recorded before we knew of them: the event was applied without a completion to move.

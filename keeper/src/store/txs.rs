@@ -118,6 +118,25 @@ pub async fn open<'c>(db: impl Executor<'c, Database = Any>, chain_id: u64, sign
     rows.iter().map(read).collect()
 }
 
+/// Who else signed transactions that are not at their end: a key that was replaced, or that another keeper has.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn other_signers<'c>(
+    db: impl Executor<'c, Database = Any>,
+    chain_id: u64,
+    me: Address,
+) -> Result<Vec<Address>> {
+    let rows = sqlx::query(
+        "SELECT DISTINCT signer FROM txs WHERE chain_id = $1 AND signer <> $2 AND state IN ('signed', 'sent', 'included')",
+    )
+    .bind(chain_column(chain_id)?)
+    .bind(me.to_vec())
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(|row| address("txs", &row.try_get::<Vec<u8>, _>("signer")?)).collect()
+}
+
 /// Transactions that wait for a nonce, oldest first.
 ///
 /// # Errors

@@ -4,9 +4,9 @@ use alloy::eips::BlockNumberOrTag;
 use alloy::primitives::B256;
 use alloy::rpc::types::TransactionReceipt;
 
-use super::Manager;
 use super::classify::Class;
 use super::signer::{Payload, sign};
+use super::{Manager, Seat};
 use crate::crash;
 use crate::error::Result;
 use crate::store::events;
@@ -20,14 +20,14 @@ const GAPS: u64 = 4;
 
 impl Manager {
     /// Asks for receipts of what the chain has counted, and ends what is final.
-    pub(super) async fn confirm(&self, latest: u64) -> Result<()> {
+    pub(super) async fn confirm(&self, seat: &Seat, latest: u64) -> Result<()> {
         let view = self.view();
         let cursor = events::cursor(self.ctx.store.read(), view.chain_id).await?;
         let finalized = cursor.map_or(0, |cursor| cursor.finalized);
-        for row in txs::open(self.ctx.store.read(), view.chain_id, self.me()).await? {
+        for row in txs::open(self.ctx.store.read(), view.chain_id, seat.signer).await? {
             match (row.state, row.block_number, row.nonce) {
-                (TxState::Included, Some(block), _) => self.settle_included(&row, block, finalized).await?,
-                (_, _, Some(nonce)) if nonce < latest => self.find_receipt(&row, nonce).await?,
+                (TxState::Included, Some(block), _) => self.settle_included(seat, &row, block, finalized).await?,
+                (_, _, Some(nonce)) if nonce < latest => self.find_receipt(seat, &row, nonce).await?,
                 _ => {}
             }
         }
@@ -35,7 +35,7 @@ impl Manager {
     }
 
     /// An included transaction: back on its way when its block is gone, at its end when its block is final.
-    async fn settle_included(&self, row: &TxRow, block: u64, finalized: u64) -> Result<()> {
+    async fn settle_included(&self, seat: &Seat, row: &TxRow, block: u64, finalized: u64) -> Result<()> {
         let view = self.view();
         let stored = events::block_below(self.ctx.store.read(), view.chain_id, block).await?;
         let gone = stored.is_some_and(|(number, hash, _)| number == block && Some(hash) != row.block_hash);
@@ -49,7 +49,7 @@ impl Manager {
             return Ok(());
         }
         let now_ms = self.ctx.clock.now_ms();
-        let mut tx = self.lease.write(&self.ctx.store).await?;
+        let mut tx = seat.lease.write(&self.ctx.store).await?;
         match receipt.as_ref().and_then(inclusion) {
             Some(found) if Some(found.block_hash) == row.block_hash => {
                 txs::conclude(&mut tx, row.tx_id, found.success, now_ms).await?;
@@ -70,7 +70,7 @@ impl Manager {
     }
 
     /// A nonce that the chain has counted: by one of our envelopes, or by a transaction that is none of ours.
-    async fn find_receipt(&self, row: &TxRow, nonce: u64) -> Result<()> {
+    async fn find_receipt(&self, seat: &Seat, row: &TxRow, nonce: u64) -> Result<()> {
         let view = self.view();
         let mut found = None;
         let mut seen = false;
@@ -86,7 +86,7 @@ impl Manager {
             if !found.success {
                 super::reverted(self.side, &row.kind, "reverted: on_chain");
             }
-            let mut tx = self.lease.write(&self.ctx.store).await?;
+            let mut tx = seat.lease.write(&self.ctx.store).await?;
             txs::include(&mut tx, row.tx_id, &found, now_ms).await?;
             if view.instant {
                 txs::conclude(&mut tx, row.tx_id, found.success, now_ms).await?;
@@ -105,8 +105,8 @@ impl Manager {
         }
         // No endpoint has a receipt: lost only when what took the nonce cannot be undone.
         let tag = if view.instant { BlockNumberOrTag::Latest } else { BlockNumberOrTag::Finalized };
-        if nonce < view.rpc.nonce(self.me(), tag).await? {
-            let mut tx = self.lease.write(&self.ctx.store).await?;
+        if nonce < view.rpc.nonce(seat.signer, tag).await? {
+            let mut tx = seat.lease.write(&self.ctx.store).await?;
             txs::requeue(&mut tx, row.tx_id, now_ms).await?;
             tx.commit().await?;
             metrics::counter!("quittance_tx_nonces_lost_total", "chain" => self.side.as_str()).increment(1);
@@ -181,7 +181,7 @@ impl Manager {
             calldata: row.calldata.clone(),
         };
         let attempt = sign(&self.key, &payload, fee, now_ms)?;
-        let mut tx = self.lease.write(&self.ctx.store).await?;
+        let mut tx = self.own.lease.write(&self.ctx.store).await?;
         txs::add_attempt(&mut tx, row.tx_id, &attempt).await?;
         tx.commit().await?;
         crash::point("after_replace_before_send");

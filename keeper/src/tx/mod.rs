@@ -5,6 +5,7 @@
 pub mod classify;
 mod confirm;
 pub mod fees;
+mod former;
 pub mod signer;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ use self::classify::{Class, Failure, revert_reason};
 use self::fees::{Limits, Market};
 use self::signer::{Payload, sign};
 use crate::chain::{Side, View};
-use crate::ctx::SharedCtx;
+use crate::ctx::{Ctx, SharedCtx};
 use crate::error::{Error, Result};
 use crate::store::leases::Lease;
 use crate::store::txs::{self, Attempt, NewTx, TxRow};
@@ -70,10 +71,23 @@ pub async fn run(ctx: SharedCtx, side: Side, stop: CancellationToken) -> Result<
                 () = tokio::time::sleep(view.tick) => {}
             }
         }
-        manager.lease.release(&ctx.store).await
+        manager.own.lease.release(&ctx.store).await
     }
     .instrument(span)
     .await
+}
+
+/// A key's transactions and the right to see to them.
+struct Seat {
+    signer: Address,
+    lease: Lease,
+}
+
+impl Seat {
+    fn new(ctx: &Ctx, side: Side, signer: Address) -> Self {
+        let name = format!("signer:{}:{signer}", side.view(ctx).chain_id);
+        Self { signer, lease: Lease::new(name, &ctx.installation) }
+    }
 }
 
 /// The actor.
@@ -81,16 +95,17 @@ pub(crate) struct Manager {
     ctx: SharedCtx,
     side: Side,
     key: PrivateKeySigner,
-    lease: Lease,
+    own: Seat,
+    /// Keys that this keeper had before and whose transactions are not at their end.
+    former: HashMap<Address, Seat>,
     /// Reverted simulations in a row and when the first was, by transaction.
     reverts: HashMap<i64, (u32, i64)>,
 }
 
 impl Manager {
     pub(crate) fn new(ctx: SharedCtx, side: Side, key: PrivateKeySigner) -> Self {
-        let name = format!("signer:{}:{}", side.view(&ctx).chain_id, key.address());
-        let lease = Lease::new(name, &ctx.installation);
-        Self { ctx, side, key, lease, reverts: HashMap::new() }
+        let own = Seat::new(&ctx, side, key.address());
+        Self { ctx, side, key, own, former: HashMap::new(), reverts: HashMap::new() }
     }
 
     fn view(&self) -> View<'_> {
@@ -108,13 +123,14 @@ impl Manager {
 
     /// One look.
     pub(crate) async fn tick(&mut self) -> Result<()> {
-        if !self.lease.hold(&self.ctx.store, self.ctx.clock.elapsed_ms()).await? {
+        if !self.own.lease.hold(&self.ctx.store, self.ctx.clock.elapsed_ms()).await? {
             return Ok(());
         }
         let latest = self.view().rpc.nonce(self.me(), BlockNumberOrTag::Latest).await?;
-        self.confirm(latest).await?;
+        self.confirm(&self.own, latest).await?;
         self.unstick(latest).await?;
-        self.send(latest).await
+        self.send(latest).await?;
+        self.see_to_former_keys().await
     }
 
     /// What the chain asks for now.
@@ -247,7 +263,7 @@ impl Manager {
     }
 
     async fn quarantine(&self, tx_id: i64, reason: &str) -> Result<()> {
-        let mut tx = self.lease.write(&self.ctx.store).await?;
+        let mut tx = self.own.lease.write(&self.ctx.store).await?;
         txs::quarantine(&mut tx, tx_id, reason, self.ctx.clock.now_ms()).await?;
         tx.commit().await?;
         metrics::counter!("quittance_tx_quarantined_total", "chain" => self.side.as_str()).increment(1);
@@ -259,7 +275,7 @@ impl Manager {
         let mut tx = self.ctx.store.write().await?;
         let next = txs::next_nonce(&mut *tx, payload.chain_id, self.me(), latest).await?;
         let stored = next == payload.nonce
-            && self.lease.guard(&mut tx).await?
+            && self.own.lease.guard(&mut tx).await?
             && txs::allocate(&mut tx, row.tx_id, self.me(), (payload.nonce, payload.gas_limit), attempt).await?;
         if !stored {
             tx.rollback().await?;
@@ -309,7 +325,7 @@ impl Manager {
         };
         let mut tx = self.ctx.store.write().await?;
         let tx_id = txs::enqueue(&mut tx, &new, now_ms).await?;
-        let stored = self.lease.guard(&mut tx).await?
+        let stored = self.own.lease.guard(&mut tx).await?
             && txs::allocate(&mut tx, tx_id, self.me(), (nonce, payload.gas_limit), &attempt).await?;
         if !stored {
             return Ok(tx.rollback().await?);

@@ -406,9 +406,75 @@ async fn two_keepers_with_one_key_never_sign_the_same_nonce() {
     assert_eq!(bed.mined().await, 3);
 }
 
+#[tokio::test]
+async fn what_a_replaced_key_signed_comes_to_its_end() {
+    let mut bed = Bed::new().await;
+    let [first, second] = [bed.enqueue("a", TARGET).await, bed.enqueue("b", TARGET).await];
+    bed.tick().await;
+    let sent = bed.attempts(first).await[0].tx_hash;
+    bed.call("anvil_dropAllTransactions", json!([])).await;
+    let former = std::mem::replace(&mut bed.key, Key::of("rotated").unwrap());
+    fund(&bed.chains, bed.key.address()).await.unwrap();
+    bed.restart().await;
+    bed.ctx.clock.shift(3_500);
+    bed.tick().await;
+    assert!(bed.in_pool(sent).await, "the stored envelope");
+    mine(&bed.chains.base).await;
+    bed.tick().await;
+    assert_eq!(bed.state(first).await, TxState::Included);
+    assert_eq!(bed.state(second).await, TxState::Included);
+    bed.finalise().await;
+    bed.tick().await;
+    assert_eq!((bed.state(first).await, bed.state(second).await), (TxState::Done, TxState::Done));
+    assert_eq!(bed.mined().await, 0, "the new key sent nothing");
+
+    // The former account is emptied: what it signed can never be mined.
+    let (new, old) = (bed.key.clone(), former.clone());
+    bed.key = old;
+    bed.restart().await;
+    let third = bed.enqueue("c", TARGET).await;
+    bed.tick().await;
+    bed.call("anvil_dropAllTransactions", json!([])).await;
+    bed.call("anvil_setBalance", json!([former.address(), "0x0"])).await;
+    bed.key = new;
+    bed.restart().await;
+    bed.ctx.clock.shift(3_500);
+    for _ in 0..3 {
+        bed.tick().await;
+    }
+    let row = bed.row(third).await;
+    assert_eq!((row.state, row.signer), (TxState::Sent, Some(bed.key.address())));
+    mine(&bed.chains.base).await;
+    bed.tick().await;
+    assert_eq!((bed.state(third).await, bed.mined().await), (TxState::Included, 1));
+}
+
+#[tokio::test]
+async fn another_keepers_key_is_left_to_it() {
+    let mut bed = Bed::new().await;
+    let there = bare(&bed.chains, &bed.chains.base.url, "127.0.0.1:2", &bed.dir).await;
+    let key = Key::of("beside").unwrap();
+    fund(&bed.chains, key.address()).await.unwrap();
+    let mut other = Manager::new(there.clone(), Side::Base, key.signer.clone());
+    let id = bed.enqueue("a", TARGET).await;
+    bed.tick().await;
+    let hash = bed.attempts(id).await[0].tx_hash;
+    bed.call("anvil_dropTransaction", json!([hash])).await;
+    there.clock.shift(3_500);
+    other.tick().await.unwrap();
+    assert!(!bed.in_pool(hash).await, "its keeper lives");
+    there.clock.pass(16_000);
+    other.tick().await.unwrap();
+    assert!(bed.in_pool(hash).await, "its keeper shows no sign of life");
+    mine(&bed.chains.base).await;
+    assert!(bed.manager.tick().await.is_err(), "its role was another's meanwhile");
+    bed.tick().await;
+    assert_eq!(bed.state(id).await, TxState::Included, "it is back and takes its role back at once");
+}
+
 impl Bed {
     /// Takes the signer's role without looking at anything.
     async fn tick_lease(&mut self) {
-        assert!(self.manager.lease.hold(&self.ctx.store, self.ctx.clock.elapsed_ms()).await.unwrap());
+        assert!(self.manager.own.lease.hold(&self.ctx.store, self.ctx.clock.elapsed_ms()).await.unwrap());
     }
 }

@@ -6,9 +6,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod db;
+mod disk;
+mod nodes;
 mod outages;
 mod process;
 mod proxy;
+mod races;
 mod reorgs;
 mod rpc;
 mod several;
@@ -57,7 +60,17 @@ macro_rules! scenarios {
 }
 
 fn groups() -> Vec<Group> {
-    vec![several::group(), txs::group(), process::group(), outages::group(), rpc::group(), reorgs::group()]
+    vec![
+        several::group(),
+        txs::group(),
+        process::group(),
+        races::of_payers(),
+        outages::group(),
+        nodes::group(),
+        rpc::group(),
+        races::of_nodes(),
+        reorgs::group(),
+    ]
 }
 
 fn main() -> ExitCode {

@@ -3,6 +3,7 @@
 use alloy::primitives::B256;
 use serde_json::json;
 
+use crate::disk::disk_full;
 use crate::proxy::Fault;
 use crate::wallet::{Terms, Wallet, hand_in, ids};
 use crate::world::{Setup, World, none};
@@ -14,7 +15,7 @@ const HOURS: u64 = 6 * 3_600;
 pub fn group() -> Group {
     Group {
         setup: Setup::default(),
-        scenarios: scenarios![both_chains_restart, opengradient_down_for_hours, base_down_for_hours],
+        scenarios: scenarios![both_chains_restart, opengradient_down_for_hours, disk_full, base_down_for_hours],
     }
 }
 

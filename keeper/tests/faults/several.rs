@@ -2,8 +2,10 @@
 
 use alloy::primitives::{B256, keccak256};
 use quittance::config::Config;
+use quittance::config::limits::Rate;
 use quittance::devnet::deploy::bond;
 use quittance::devnet::keys::Key;
+use quittance::store::limits;
 use quittance_bindings::KeeperRegistry;
 use sqlx::Row;
 
@@ -20,6 +22,7 @@ pub fn group() -> Group {
             three_keepers_one_frozen_and_revived,
             dead_keepers_orders_are_taken_over,
             restart_of_one_leaves_the_others_orders_alone,
+            two_keepers_share_rates,
             two_keepers_without_a_common_database,
         ],
     }
@@ -176,6 +179,75 @@ async fn restart_of_one_leaves_the_others_orders_alone(world: &mut World) {
         assert_eq!(serving.view(order.id).await["attempts"], 1, "sent to a node once");
     }
     world.audit(&[&serving]).await;
+}
+
+/// How many orders in a row a keeper takes before the payer's rate refuses one; with `at_most`, as many at most.
+async fn taken(world: &World, keeper: &Keeper, wallet: &Wallet, topic: &str, at_most: u32) -> u32 {
+    for number in 0..at_most {
+        let order = wallet.order(world, &format!("{topic}, question {number}?"), Terms::default()).await;
+        let request = world.http.post(format!("{}/orders", keeper.url)).header("prefer", "respond-async");
+        let answer = request.json(&order.body).send().await.expect("an answer");
+        let status = answer.status().as_u16();
+        if matches!(status, 200 | 202) {
+            world.acknowledge(keeper, &order.order, order.id);
+            continue;
+        }
+        let waits = answer.headers().contains_key("retry-after");
+        let body: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!((status, body["code"].as_str(), waits), (429, Some("rate_limited"), true), "{body}");
+        assert_eq!(body["details"]["limit"], "payer");
+        return number;
+    }
+    at_most
+}
+
+/// When the payer's rate is full again as the database has it, unix nanoseconds.
+async fn used(keeper: &Keeper, wallet: &Wallet) -> i64 {
+    let store = keeper.store().await;
+    let rows = limits::load(&store, 0, 1_000).await.unwrap();
+    store.close().await;
+    let payer = wallet.key.address().into_word();
+    rows.iter().find(|(id, _)| id.scope.text() == "orders:payer" && id.subject == payer).map_or(0, |(_, full)| *full)
+}
+
+/// A payer that used up its rate at one keeper finds it used up at the other as soon as that has written its own use, and so
+/// does a keeper that starts later.
+async fn two_keepers_share_rates(world: &mut World) {
+    const BURST: u32 = 40;
+    let mut keepers = keepers(world, 2, |config| {
+        // Nobody gets one back while this runs.
+        config.limits.orders.payer = Rate::new(1, BURST);
+        config.limits.snapshot_ms = 100;
+    })
+    .await;
+    let wallet = Wallet::funded(world, "rates").await;
+    // Taken as soon as the lock is seen by both.
+    for keeper in &keepers {
+        let order = wallet.order(world, &format!("Is the lock known to {}?", keeper.url), Terms::default()).await;
+        let (status, answer) = hand_in(world, keeper, &order, false).await.expect("an answer");
+        assert!(matches!(status, 200 | 202), "{answer}");
+    }
+    let first = taken(world, &keepers[0], &wallet, "To the first", 4 * BURST).await;
+    assert!(first <= 2 * BURST, "{first}");
+    // The other learns with each write of its own.
+    let before = used(&keepers[1], &wallet).await;
+    assert_eq!(taken(world, &keepers[1], &wallet, "To the second", 1).await, 1);
+    until("its use to be written", || async { used(&keepers[1], &wallet).await > before }).await;
+    let second = taken(world, &keepers[1], &wallet, "To the second, again", BURST).await;
+    assert!(second < BURST / 2, "{second} of {BURST}");
+    // Both know of each other now, and so does whoever starts again.
+    for keeper in &mut keepers {
+        keeper.kill();
+        keeper.run(&[]);
+        keeper.ready().await;
+        assert_eq!(taken(world, keeper, &wallet, "After a restart", 1).await, 0);
+    }
+    // Another payer has a rate of its own.
+    let other = Wallet::funded(world, "rates-other").await;
+    let orders = other.ask(world, &keepers[1], "From another payer", 2).await;
+    keepers[1].wait_for(&ids(&orders), &["final"]).await;
+    let all: Vec<&Keeper> = keepers.iter().collect();
+    world.audit(&all).await;
 }
 
 async fn holder_of_life(reader: &Keeper, of: &Keeper) -> String {

@@ -123,7 +123,7 @@ impl World {
             log: self.dir.path().join(format!("keeper-{port}.log")),
             environment: keeper::environment(&self.devnet.keys, self.devnet.nodes.len()).unwrap(),
             http: self.http.clone(),
-            limits: Vec::new(),
+            prelude: String::new(),
             file,
             config,
             child: None,
@@ -247,8 +247,8 @@ pub struct Keeper {
     log: PathBuf,
     file: PathBuf,
     environment: Vec<(String, String)>,
-    /// Limits of the process, as `ulimit` takes them.
-    pub limits: Vec<String>,
+    /// Shell commands before the process, in the shell that becomes it.
+    pub prelude: String,
     http: reqwest::Client,
     child: Option<Child>,
 }
@@ -259,10 +259,9 @@ impl Keeper {
         std::fs::write(&self.file, toml::to_string_pretty(&self.config).unwrap()).unwrap();
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let program = env!("CARGO_BIN_EXE_quittance");
-        let mut command = Command::new(if self.limits.is_empty() { program } else { "sh" });
-        if !self.limits.is_empty() {
-            let limits: String = self.limits.iter().map(|limit| format!("ulimit {limit}; ")).collect();
-            command.arg("-c").arg(format!("{limits} exec \"$0\" \"$@\"")).arg(program);
+        let mut command = Command::new(if self.prelude.is_empty() { program } else { "sh" });
+        if !self.prelude.is_empty() {
+            command.arg("-c").arg(format!("{}; exec \"$0\" \"$@\"", self.prelude)).arg(program);
         }
         command.arg("run").arg("-c").arg(&self.file).env_remove("DATABASE_URL").env_remove("QUITTANCE_CRASH_AT");
         command.env("NO_COLOR", "1");
@@ -316,12 +315,34 @@ impl Keeper {
         assert!(Command::new("kill").arg(name).arg(pid).status().unwrap().success());
     }
 
+    /// Lets the process make files up to so many bytes, `unlimited` for all that there is.
+    pub fn limit_files(&mut self, bytes: &str) {
+        let pid = self.child().id().to_string();
+        let limit = format!("--fsize={bytes}:unlimited");
+        assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
+    }
+
+    /// `quittance admin retry`: what pauses is tried now. Waits until there is something that pauses, or the order is at its end.
+    pub async fn retry(&self, order: B256) {
+        until("something to try again", || async {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_quittance"));
+            command.args(["admin", "retry", &order.to_string(), "-c"]).arg(&self.file).env_remove("DATABASE_URL");
+            let ran = command.envs(self.environment.iter().cloned()).output().unwrap();
+            ran.status.success() || self.view(order).await["state"] != "completed"
+        })
+        .await;
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    pub fn log_file(&self) -> &std::path::Path {
+        &self.log
     }
 
     pub fn log(&self) -> String {

@@ -184,7 +184,7 @@ async fn retry(store: &Store, subject: Subject) -> Result<Report> {
             if admin::retry_order(&mut tx, id, now_ms).await? {
                 done.push("the order is tried at its nodes now");
             }
-            None
+            admin::settlement_of(&mut tx, id).await?
         }
         Subject::Tx(id) => {
             if admin::requeue_tx(&mut tx, id, now_ms).await? {

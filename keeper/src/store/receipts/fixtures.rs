@@ -1,7 +1,7 @@
 //! Rows for tests of settlement.
 
 use alloy::primitives::{Address, keccak256};
-use quittance_bindings::typed::{RAIL_ORDER, Receipt, receipt_hash};
+use quittance_bindings::typed::{RAIL_ORDER, Receipt, message_hash, receipt_hash, settlement_id};
 
 use super::*;
 
@@ -37,7 +37,8 @@ impl Seed {
     }
 
     pub(crate) fn settlement_id(&self) -> B256 {
-        keccak256([0, self.n])
+        let message = message_hash(keccak256([4, self.n]), keccak256([5, self.n]), 7);
+        settlement_id(keccak256([9, self.node]), message)
     }
 
     pub(crate) fn order_id(&self) -> B256 {
