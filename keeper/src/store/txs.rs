@@ -118,7 +118,8 @@ pub async fn open<'c>(db: impl Executor<'c, Database = Any>, chain_id: u64, sign
     rows.iter().map(read).collect()
 }
 
-/// Who else signed transactions that are not at their end: a key that was replaced, or that another keeper has.
+/// Who else signed transactions of the keeper's own lane that are not at their end: a key that was replaced, or that another
+/// keeper has.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
@@ -128,7 +129,8 @@ pub async fn other_signers<'c>(
     me: Address,
 ) -> Result<Vec<Address>> {
     let rows = sqlx::query(
-        "SELECT DISTINCT signer FROM txs WHERE chain_id = $1 AND signer <> $2 AND state IN ('signed', 'sent', 'included')",
+        "SELECT DISTINCT signer FROM txs WHERE chain_id = $1 AND signer <> $2 AND lane = ''
+         AND state IN ('signed', 'sent', 'included')",
     )
     .bind(chain_column(chain_id)?)
     .bind(me.to_vec())

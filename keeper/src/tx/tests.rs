@@ -450,6 +450,24 @@ async fn what_a_replaced_key_signed_comes_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_key_of_another_lane_is_none_of_ours() {
+    let mut bed = Bed::new().await;
+    let id = bed.enqueue("a", TARGET).await;
+    bed.tick().await;
+    let hash = bed.attempts(id).await[0].tx_hash;
+    bed.call("anvil_dropTransaction", json!([hash])).await;
+    let mut tx = bed.ctx.store.write().await.unwrap();
+    sqlx::query("UPDATE txs SET lane = '0xaa'").execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    bed.key = Key::of("rotated").unwrap();
+    fund(&bed.chains, bed.key.address()).await.unwrap();
+    bed.restart().await;
+    bed.ctx.clock.shift(3_500);
+    bed.tick().await;
+    assert!(!bed.in_pool(hash).await);
+}
+
+#[tokio::test]
 async fn another_keepers_key_is_left_to_it() {
     let mut bed = Bed::new().await;
     let there = bare(&bed.chains, &bed.chains.base.url, "127.0.0.1:2", &bed.dir).await;
