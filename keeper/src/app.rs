@@ -16,7 +16,8 @@ use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::supervise::Group;
 use crate::{
-    admission, api, dispatch, disputes, finish, ingest, metrics, observe, preflight, publish, relay, settle, steps, tx,
+    admission, api, dispatch, disputes, finish, gateway, ingest, metrics, observe, preflight, publish, relay, settle,
+    steps, tx,
 };
 
 /// Time that a stop takes at most after what was at nodes has come back: the API and what makes new work, then what commits
@@ -85,6 +86,7 @@ async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
     start(&mut back, ctx, "limits", admission::run);
     start(&mut back, ctx, "observe", observe::run);
     start(&mut back, ctx, "steps", steps::run);
+    start(&mut back, ctx, "tees", gateway::tees::run);
     for side in [Side::Base, Side::OpenGradient] {
         start(&mut back, ctx, side.watch_loop(), move |ctx, stop| watch::run(ctx, side, stop));
         start(&mut back, ctx, side.txs_loop(), move |ctx, stop| tx::run(ctx, side, stop));
@@ -100,6 +102,7 @@ async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
     start(&mut middle, ctx, "finish", finish::run);
     start(&mut middle, ctx, "publish", publish::run);
     start(&mut middle, ctx, "disputes", disputes::run);
+    start(&mut middle, ctx, "join", gateway::join::run);
     let mut front = Group::new("front", ctx.stopping.clone());
     start(&mut front, ctx, "dispatch", dispatch::run);
     // The one line on standard output: scripts wait for it.

@@ -119,6 +119,27 @@ pub fn unix_seconds(text: &str) -> Option<i64> {
     fits.then(|| days * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
+/// Day (`2026-01-31`) of unix milliseconds, UTC.
+pub fn day(ms: i64) -> String {
+    // Years that begin in March, counted from 1 March of year 0, so that the leap day is the last.
+    let days = ms.div_euclid(86_400_000) + 719_468;
+    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// Unix milliseconds as RFC 3339 in UTC.
+pub fn iso(ms: i64) -> String {
+    let rest = ms.rem_euclid(86_400_000);
+    let (hour, minute, second, milli) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1_000 % 60, rest % 1_000);
+    format!("{}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z", day(ms))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +151,19 @@ mod tests {
         assert_eq!(unix_seconds("2024-02-29T23:59:59+00:00"), Some(1_709_251_199));
         for bad in ["", "2026-11-20", "2026-13-20T00:00:00Z", "2026-11-20T00:00:00+01:00", "2026-11-20T25:00:00Z"] {
             assert_eq!(unix_seconds(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn days_and_times_as_text() {
+        assert_eq!(iso(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(iso(1_795_200_000_123), "2026-11-20T18:40:00.123Z");
+        assert_eq!(
+            (day(1_709_251_199_000), day(1_709_251_200_000)),
+            ("2024-02-29".to_owned(), "2024-03-01".to_owned())
+        );
+        for seconds in (0..4_000_000_000).step_by(86_399 * 37) {
+            assert_eq!(unix_seconds(&iso(seconds * 1_000)), Some(seconds));
         }
     }
 

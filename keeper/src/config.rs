@@ -1,5 +1,6 @@
 //! The keeper's configuration: one TOML file, unknown keys refused, secrets only by reference to environment or keystore.
 
+pub mod gateway;
 pub mod limits;
 pub mod x402;
 
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use alloy::primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 
+use self::gateway::Gateway;
 use self::limits::Limits;
 use self::x402::X402;
 use crate::error::{Error, Result};
@@ -31,6 +33,9 @@ pub struct Config {
     pub dispatch: Dispatch,
     #[serde(default)]
     pub fees: Fees,
+    /// OpenGradient's gateways.
+    #[serde(default)]
+    pub gateway: Gateway,
     /// Challenges against batches of other keepers.
     #[serde(default)]
     pub disputes: Disputes,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use alloy::primitives::B256;
+use alloy::primitives::{Address, B256};
 use alloy::signers::local::PrivateKeySigner;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{Notify, Semaphore};
@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::crypto::load_signer;
 use crate::dispatch::Desk;
 use crate::error::Result;
+use crate::gateway::tees::Tees;
 use crate::ingest::Ingest;
 use crate::life::Life;
 use crate::lookup::Lookup;
@@ -54,6 +55,8 @@ pub struct Ctx {
     pub og: Rpc,
     /// Nodes and keys as the chain has them, for the hot path.
     pub registry: Registry,
+    /// Nodes as OpenGradient's registry has them: whose proofs and heartbeats count.
+    pub tees: Tees,
     pub signals: Signals,
     /// Keys that sign receipts and Meters; transaction keys are elsewhere.
     pub keys: Keys,
@@ -92,6 +95,8 @@ pub struct Keys {
     pub receipt: Option<PrivateKeySigner>,
     /// Meter keys by node id, where this keeper meters for the node.
     pub meter: BTreeMap<B256, PrivateKeySigner>,
+    /// Account that sends our transactions to OpenGradient; its key is the transaction manager's.
+    pub og: Option<Address>,
 }
 
 impl Keys {
@@ -106,7 +111,8 @@ impl Keys {
                 meter.insert(node.id, load_signer(source)?);
             }
         }
-        Ok(Self { receipt: Some(load_signer(&config.keeper.receipt_key)?), meter })
+        let og = Some(load_signer(&config.opengradient.key)?.address());
+        Ok(Self { receipt: Some(load_signer(&config.keeper.receipt_key)?), meter, og })
     }
 }
 
@@ -133,6 +139,7 @@ impl Ctx {
             store,
             clock: Clock::default(),
             registry: Registry::default(),
+            tees: Tees::default(),
             signals: Signals::default(),
             metrics: None,
             caught_up: AtomicBool::new(false),

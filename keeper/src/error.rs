@@ -31,6 +31,16 @@ pub enum Code {
     TimestampOutsideOrder,
     BadInferenceSignature,
     OutputMismatch,
+    UnknownSettlementType,
+    BadSettlementData,
+    FallbackTeeId,
+    FallbackHash,
+    SignatureMissing,
+    TimestampMissing,
+    BadHeartbeat,
+    HeartbeatRefused,
+    HeartbeatPending,
+    HeartbeatsOff,
     MeterMissing,
     BadMeter,
     AmountOverMaximum,
@@ -46,7 +56,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for documentation and tests.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 43] = [
         Self::Malformed,
         Self::BodyTooLarge,
         Self::WrongContentType,
@@ -69,6 +79,16 @@ impl Code {
         Self::TimestampOutsideOrder,
         Self::BadInferenceSignature,
         Self::OutputMismatch,
+        Self::UnknownSettlementType,
+        Self::BadSettlementData,
+        Self::FallbackTeeId,
+        Self::FallbackHash,
+        Self::SignatureMissing,
+        Self::TimestampMissing,
+        Self::BadHeartbeat,
+        Self::HeartbeatRefused,
+        Self::HeartbeatPending,
+        Self::HeartbeatsOff,
         Self::MeterMissing,
         Self::BadMeter,
         Self::AmountOverMaximum,
@@ -107,6 +127,16 @@ impl Code {
             Self::TimestampOutsideOrder => "timestamp_outside_order",
             Self::BadInferenceSignature => "bad_inference_signature",
             Self::OutputMismatch => "output_mismatch",
+            Self::UnknownSettlementType => "unknown_settlement_type",
+            Self::BadSettlementData => "bad_settlement_data",
+            Self::FallbackTeeId => "fallback_tee_id",
+            Self::FallbackHash => "fallback_hash",
+            Self::SignatureMissing => "signature_missing",
+            Self::TimestampMissing => "timestamp_missing",
+            Self::BadHeartbeat => "bad_heartbeat",
+            Self::HeartbeatRefused => "heartbeat_refused",
+            Self::HeartbeatPending => "heartbeat_pending",
+            Self::HeartbeatsOff => "heartbeats_off",
             Self::MeterMissing => "meter_missing",
             Self::BadMeter => "bad_meter",
             Self::AmountOverMaximum => "amount_over_maximum",
@@ -124,7 +154,16 @@ impl Code {
     /// HTTP status that goes with the code.
     pub const fn status(self) -> u16 {
         match self {
-            Self::Malformed | Self::WrongChain => 400,
+            Self::Malformed
+            | Self::WrongChain
+            | Self::UnknownSettlementType
+            | Self::BadSettlementData
+            | Self::FallbackTeeId
+            | Self::FallbackHash
+            | Self::SignatureMissing
+            | Self::TimestampMissing
+            | Self::BadHeartbeat
+            | Self::HeartbeatRefused => 400,
             Self::Unauthorized => 401,
             Self::InsufficientBalance => 402,
             Self::NotFound => 404,
@@ -135,7 +174,7 @@ impl Code {
             Self::RateLimited => 429,
             Self::Internal => 500,
             Self::NoNodeAnswered => 502,
-            Self::Overloaded => 503,
+            Self::Overloaded | Self::HeartbeatPending | Self::HeartbeatsOff => 503,
             _ => 422,
         }
     }

@@ -15,6 +15,7 @@ use crate::ctx::{Ctx, SharedCtx};
 use crate::error::{Code, Error, Refusal, Result};
 use crate::limits::{Cover, credit, settlement_horizon};
 use crate::store::completions::{self, Completion, Matched, Metered};
+use crate::store::handed_in::{self, NewHandedIn, Taken};
 use crate::store::intake::{self, Pair};
 use crate::store::orders::{self, Signed};
 use crate::store::{WriteTx, accounts, batches};
@@ -37,6 +38,8 @@ const CONFLICTS: usize = 5;
 pub enum Job {
     Order(Box<NewOrder>),
     Completion(Box<NewCompletion>),
+    /// A proof from a gateway, which names no order.
+    HandedIn(Box<NewHandedIn>),
 }
 
 /// A checked order with its request.
@@ -83,6 +86,8 @@ pub enum Done {
     Matched(Matched),
     /// The completion waits for its order.
     Waiting,
+    /// The proof is stored, now or before.
+    HandedIn(Taken),
 }
 
 type Message = (Job, oneshot::Sender<Result<Done, Refusal>>);
@@ -212,7 +217,7 @@ async fn commit_group(ctx: &Ctx, group: Vec<Message>) {
                 crash::point("after_order_commit");
                 ctx.signals.orders.notify_one();
             }
-            if stored(|job| matches!(job, Job::Completion(_))) {
+            if stored(|job| !matches!(job, Job::Order(_))) {
                 crash::point("after_completion_commit");
                 ctx.signals.completions.notify_waiters();
             }
@@ -246,9 +251,13 @@ async fn commit(ctx: &Ctx, jobs: &[Job]) -> Result<Vec<Result<Done, Refusal>>> {
         tx.rollback().await?;
         tx = ctx.store.write().await?;
     }
+    let proofs: Vec<&NewHandedIn> =
+        jobs.iter().filter_map(|job| if let Job::HandedIn(new) = job { Some(new.as_ref()) } else { None }).collect();
+    let mut taken = handed_in::take_all(&mut tx, &proofs, ctx.clock.now_ms()).await?.into_iter();
     let mut results = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.iter().enumerate() {
         let done = match job {
+            Job::HandedIn(_) => taken.next().map(Done::HandedIn).ok_or_else(lost),
             Job::Completion(_) if matched && simple.contains_key(&index) => Ok(Done::Matched(Matched::New)),
             Job::Order(new) => admit(ctx, &mut tx, new, chain_now).await,
             Job::Completion(new) => record(ctx, &mut tx, new).await,
@@ -266,12 +275,16 @@ async fn commit(ctx: &Ctx, jobs: &[Job]) -> Result<Vec<Result<Done, Refusal>>> {
     Ok(results)
 }
 
+fn lost() -> Error {
+    Error::Corrupt { table: "handed_in", what: "fewer results than proofs".to_owned() }
+}
+
 /// The completions that answer an open order, by their place among the jobs: the first of each order and settlement id.
 fn simple(jobs: &[Job]) -> BTreeMap<usize, Pair<'_>> {
     let (mut orders, mut settlements) = (HashSet::new(), HashSet::new());
     let all = jobs.iter().enumerate().filter_map(|(index, job)| match job {
         Job::Completion(new) => Some((index, new.pair()?)),
-        Job::Order(_) => None,
+        Job::Order(_) | Job::HandedIn(_) => None,
     });
     all.filter(|(_, pair)| {
         // Both sets must see every pair.

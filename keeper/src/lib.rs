@@ -16,6 +16,7 @@ pub mod dispatch;
 pub mod disputes;
 pub mod error;
 pub mod finish;
+pub mod gateway;
 pub mod ingest;
 pub mod known_errors;
 pub mod life;

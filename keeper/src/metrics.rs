@@ -38,6 +38,16 @@ const fn histogram(name: &'static str, labels: &'static str, help: &'static str)
 pub const SERIES: &[Series] = &[
     counter("quittance_orders_total", "", "Orders taken over HTTP, the same order again included"),
     counter("quittance_completions_total", "", "Completions handed in over HTTP"),
+    counter("quittance_settle_data_total", "", "Proofs handed in by gateways, refused ones included"),
+    counter(
+        "quittance_heartbeats_total",
+        "outcome",
+        "Heartbeats that passed the checks: relayed, refused by the registry, pending",
+    ),
+    counter("quittance_proofs_joined_total", "how", "Gateways' proofs whose payment was found: order, payer, window"),
+    counter("quittance_proofs_unpaid_total", "", "Gateways' proofs that no payment was found for in time"),
+    gauge("quittance_tees", "", "Nodes of OpenGradient's registry that were ever seen"),
+    gauge("quittance_tees_enabled", "", "Of them those that are enabled"),
     counter("quittance_refusals_total", "code", "Requests refused, by error code"),
     counter("quittance_limited_total", "route limit", "Requests refused by a rate: payer, key, ip, global"),
     counter("quittance_orders_shed_total", "reason", "Orders refused for lack of room, by what is full"),

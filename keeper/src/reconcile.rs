@@ -14,6 +14,7 @@ use crate::chain::logs::{self, ChainLog, EscrowEvents, Event, InboxEvents, Ledge
 use crate::chain::{Side, View};
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
+use crate::store::handed_in;
 use crate::store::reconcile::{self as rows, Known};
 use crate::tx::classify::Class;
 
@@ -159,6 +160,8 @@ async fn money(ctx: &Ctx, span: Span, base: &View<'_>, captures: &[Capture], out
 
 /// Every record of an inference that we know: paid, or on its way to it.
 async fn proof(ctx: &Ctx, span: Span, og_logs: &[ChainLog], outcome: &mut Outcome) -> Result<()> {
+    let ids: Vec<B256> = records(og_logs).map(|(id, _)| id).collect();
+    let handed_in = handed_in::payments_of(&ctx.store, &ids).await?;
     for (settlement_id, transaction) in records(og_logs) {
         let Some(known) = rows::by_settlement(&ctx.store, settlement_id).await? else {
             outcome.others += 1;
@@ -166,6 +169,12 @@ async fn proof(ctx: &Ctx, span: Span, og_logs: &[ChainLog], outcome: &mut Outcom
         };
         outcome.recorded += 1;
         if let Some(reason) = unpaid(&known, span) {
+            let reason = match handed_in.get(&settlement_id) {
+                None => reason,
+                Some((Some(joined), _)) => format!("{reason}; by a gateway, joined by {} only", joined.as_str()),
+                Some((None, 0)) => format!("{reason}; by a gateway that names no payment, and none fits"),
+                Some((None, fit)) => format!("{reason}; by a gateway that names no payment, and {fit} fit"),
+            };
             outcome.orphans.push(Orphan {
                 reason: Some(reason),
                 ..orphan(Kind::RecordedNotPaid, known.order_id, Some(settlement_id), Some(transaction))
@@ -222,6 +231,8 @@ fn unpaid(known: &Known, span: Span) -> Option<String> {
     match (known.receipt.as_deref(), known.state.as_str()) {
         (Some("settled"), _) => None,
         (Some("skipped"), _) => Some(known.skip_reason.clone().unwrap_or_else(|| "skipped".to_owned())),
+        // Joined to an x402 payment, more or less surely: `quittance admin explain` says how.
+        (None, "direct") => None,
         (_, "orphaned") => Some("no order is charged for it".to_owned()),
         // What waits too long is told as unfinished.
         (Some(_), _) => None,
@@ -356,6 +367,7 @@ mod tests {
             (known("matched", Some("batched"), 0), None),
             (known("matched", Some("skipped"), 999_000), Some("order_closed")),
             (known("orphaned", None, 999_000), Some("no order is charged for it")),
+            (known("direct", None, 0), None),
             (known("verified", None, 950_000), None),
             (known("verified", None, 900_000), Some("completion verified")),
         ] {

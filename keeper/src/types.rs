@@ -72,10 +72,12 @@ states! {
 states! {
     /// A node's evidence.
     CompletionState("completions") {
-        Verified = "verified" => [Matched, Orphaned],
+        Verified = "verified" => [Matched, Orphaned, Direct],
         Matched = "matched" => [],
         /// Proof without payment; still recorded.
-        Orphaned = "orphaned" => [Matched],
+        Orphaned = "orphaned" => [Matched, Direct],
+        /// Paid by an x402 payment, as far as anybody can tell: nobody signed which.
+        Direct = "direct" => [Matched],
     }
 }
 

@@ -55,6 +55,7 @@ pub enum Route {
     /// x402, to verify and to settle.
     Payments,
     Reads,
+    Heartbeats,
 }
 
 impl Route {
@@ -64,6 +65,7 @@ impl Route {
             Self::Completions => "completions",
             Self::Payments => "payments",
             Self::Reads => "reads",
+            Self::Heartbeats => "heartbeats",
         }
     }
 
@@ -74,6 +76,7 @@ impl Route {
             Self::Completions => [limits.completions.key, limits.completions.ip, limits.completions.global],
             Self::Payments => [limits.payments.key, limits.payments.ip, limits.payments.global],
             Self::Reads => [limits.reads.key, limits.reads.ip, limits.reads.global],
+            Self::Heartbeats => [limits.heartbeats.key, limits.heartbeats.ip, limits.heartbeats.global],
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::config::limits::Rate;
 /// What is limited, for whom; the text is stable (metrics, database, error bodies).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Scope {
-    /// orders, completions, payments, reads
+    /// orders, completions, payments, reads, heartbeats
     pub route: &'static str,
     /// payer, key, ip, global
     pub kind: &'static str,
@@ -20,7 +20,7 @@ pub struct Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::new("orders", "payer"),
         Self::new("orders", "key"),
         Self::new("orders", "ip"),
@@ -35,6 +35,9 @@ impl Scope {
         Self::new("reads", "key"),
         Self::new("reads", "ip"),
         Self::new("reads", "global"),
+        Self::new("heartbeats", "key"),
+        Self::new("heartbeats", "ip"),
+        Self::new("heartbeats", "global"),
     ];
 
     const fn new(route: &'static str, kind: &'static str) -> Self {

@@ -44,7 +44,7 @@ impl Reader {
     }
 }
 
-fn unauthorized(text: &str) -> ApiError {
+pub(super) fn unauthorized(text: &str) -> ApiError {
     ApiError::new(Code::Unauthorized, text)
 }
 

@@ -40,6 +40,19 @@ pub async fn bytes(body: Body, limit: usize) -> ApiResult<Bytes> {
     }
 }
 
+/// Reads a body away that says nothing.
+///
+/// # Errors
+/// `body_too_large`, `malformed` for a body that breaks off or comes too slowly.
+pub async fn drain(body: Body, limit: usize) -> ApiResult<()> {
+    match tokio::time::timeout(TIMEOUT, to_bytes(body, limit)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) if is_limit(&error) => Err(too_large(limit)),
+        Ok(Err(error)) => Err(ApiError::new(Code::Malformed, format!("the body broke off: {error}"))),
+        Err(_) => Err(ApiError::new(Code::Malformed, "the body came too slowly: send it within 20 seconds")),
+    }
+}
+
 /// The refusal of a body beyond `limit` bytes.
 pub fn too_large(limit: usize) -> ApiError {
     let text = "the body is too large: send a shorter request, or completions in smaller batches";

@@ -407,7 +407,9 @@ fn stored(done: Done, id: B256, order_id: Option<B256>) -> ApiResult<Accepted> {
             Ok(Accepted { settlement_id: id, state: "orphaned", order_id })
         }
         Done::Matched(Matched::Replayed { order_id: other }) => known_as(id, order_id, Some(other), "matched"),
-        Done::Waiting | Done::Admitted | Done::Known => Ok(Accepted { settlement_id: id, state: "verified", order_id }),
+        Done::Waiting | Done::Admitted | Done::Known | Done::HandedIn(_) => {
+            Ok(Accepted { settlement_id: id, state: "verified", order_id })
+        }
     }
 }
 

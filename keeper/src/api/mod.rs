@@ -6,6 +6,8 @@ mod body;
 mod completions;
 mod connections;
 mod error;
+mod gateway;
+mod heartbeat;
 mod openapi;
 mod ops;
 mod orders;
@@ -14,6 +16,7 @@ mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod x402;
 
 use axum::Router;
@@ -43,6 +46,9 @@ pub fn router(ctx: SharedCtx) -> Router {
         .route("/batches/{id}", get(state::batch))
         .route("/accounts/{payer}", get(state::account))
         .route("/nodes", get(state::nodes))
+        .route("/settle/{job}", get(gateway::job))
+        .route("/usage", get(usage::usage))
+        .route("/health", get(usage::health))
         .layer(from_fn_with_state(ctx.clone(), count_read));
     Router::new()
         .merge(reads)
@@ -51,6 +57,8 @@ pub fn router(ctx: SharedCtx) -> Router {
         .route("/verify", post(x402::verify))
         .route("/settle", post(x402::settle))
         .route("/supported", get(x402::supported))
+        .route("/settle_data", post(gateway::settle_data))
+        .route("/heartbeat", post(heartbeat::heartbeat))
         .route("/openapi.json", get(openapi::serve))
         .route("/livez", get(ops::livez))
         .route("/readyz", get(ops::readyz))

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{completions, ops, orders, receipts, state, x402};
+use super::{completions, gateway, heartbeat, ops, orders, receipts, state, usage, x402};
 
 /// The document.
 #[derive(OpenApi)]
@@ -28,6 +28,11 @@ use super::{completions, ops, orders, receipts, state, x402};
         x402::verify,
         x402::settle,
         x402::supported,
+        gateway::settle_data,
+        gateway::job,
+        heartbeat::heartbeat,
+        usage::usage,
+        usage::health,
         ops::livez,
         ops::readyz,
         ops::metrics

@@ -56,6 +56,16 @@ pub struct Submission {
     pub order_id: Option<B256>,
 }
 
+/// Whether the caller wants to be answered at once and to ask again (RFC 7240).
+pub(super) fn wants_async(headers: &HeaderMap) -> bool {
+    headers
+        .get_all("prefer")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|value| value.trim().eq_ignore_ascii_case("respond-async"))
+}
+
 /// Hands in a signed order and its request.
 #[utoipa::path(post, path = "/orders", tag = "orders", request_body = Submission,
     params(("Prefer" = Option<String>, Header, description = "respond-async: answer 202 at once")),
@@ -86,13 +96,7 @@ pub async fn submit(
     if streams {
         return stream::respond(ctx, id, taken.kept, place).await;
     }
-    let respond_async = headers
-        .get_all("prefer")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|value| value.trim().eq_ignore_ascii_case("respond-async"));
-    let standing = if respond_async {
+    let standing = if wants_async(&headers) {
         standing(&ctx, id).await?
     } else {
         wait(&ctx, id, Duration::from_millis(ctx.config.api.wait_ms)).await?

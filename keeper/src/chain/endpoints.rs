@@ -18,6 +18,7 @@ const EVERY_MS: i64 = 30_000;
 
 sol! {
     /// As OpenGradient's registry has it. A newer one appends members; those before keep their places, so this reads both.
+    #[derive(Debug)]
     struct TEEInfo {
         address owner;
         address paymentAddress;
@@ -80,17 +81,30 @@ impl Endpoints {
 
 /// Endpoint of an enabled node; `None` when OpenGradient does not know it or has disabled it.
 async fn endpoint(ctx: &Ctx, id: B256) -> Result<Option<String>, Failure> {
+    let info = tee(ctx, id).await?;
+    Ok(info.and_then(endpoint_of))
+}
+
+/// A node's record on OpenGradient; `None` when it does not know it.
+///
+/// # Errors
+/// What the endpoints said.
+pub async fn tee(ctx: &Ctx, id: B256) -> Result<Option<TEEInfo>, Failure> {
     let call = getTEECall { teeId: id }.abi_encode().into();
     match ctx.og.call(Address::ZERO, ctx.config.opengradient.tee_registry, &call, BlockId::latest()).await {
-        Ok(data) => Ok(read(&data)),
+        Ok(data) => Ok(TEEInfo::abi_decode(&data).ok()),
         Err(Failure { class: Class::Reverted(_), .. }) => Ok(None),
         Err(failure) => Err(failure),
     }
 }
 
-fn read(data: &[u8]) -> Option<String> {
-    let info = TEEInfo::abi_decode(data).ok()?;
+fn endpoint_of(info: TEEInfo) -> Option<String> {
     (info.enabled && !info.endpoint.is_empty()).then_some(info.endpoint)
+}
+
+#[cfg(test)]
+fn read(data: &[u8]) -> Option<String> {
+    TEEInfo::abi_decode(data).ok().and_then(endpoint_of)
 }
 
 #[cfg(test)]

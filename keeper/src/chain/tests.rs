@@ -78,6 +78,7 @@ fn config(network: &Network) -> Config {
     Config {
         disputes: Default::default(),
         x402: Default::default(),
+        gateway: Default::default(),
         publish: None,
         keeper: config::Keeper {
             id: network.keeper.id,

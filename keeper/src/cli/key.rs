@@ -25,9 +25,10 @@ pub enum KeyCommand {
 pub struct Create {
     /// Whose it is
     name: String,
-    /// What it opens: read (receipts and accounts of every payer), completions (metered by the keeper)
+    /// What it opens: read (receipts and accounts of every payer), completions (metered by the keeper), gateway (settle_data,
+    /// heartbeat, and what was used with this key)
     #[arg(long, value_delimiter = ',', default_values_t = [api_keys::READ.to_owned()],
-        value_parser = [api_keys::READ, api_keys::COMPLETIONS])]
+        value_parser = [api_keys::READ, api_keys::COMPLETIONS, api_keys::GATEWAY])]
     scope: Vec<String>,
     #[command(flatten)]
     at: At,

@@ -28,6 +28,7 @@ pub struct Limits {
     pub head_ms: u32,
     /// Bytes that the head of a request may have.
     pub head_bytes: u32,
+    pub heartbeats: HeartbeatRates,
     /// Calls of `POST /orders` at the same time, waiting ones included; more are refused.
     pub orders_in_flight: u32,
     /// Calls of `POST /completions` that are worked on at the same time; more wait.
@@ -63,6 +64,7 @@ impl Default for Limits {
             connections_per_ip: 128,
             head_ms: 30_000,
             head_bytes: 1_114_112,
+            heartbeats: HeartbeatRates::default(),
             orders_in_flight: 1_024,
             completions_in_flight: 64,
             open_orders: 20_000,
@@ -162,6 +164,21 @@ impl Default for ReadRates {
     }
 }
 
+/// Heartbeats of nodes.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeartbeatRates {
+    pub key: Rate,
+    pub ip: Rate,
+    pub global: Rate,
+}
+
+impl Default for HeartbeatRates {
+    fn default() -> Self {
+        Self { key: Rate::new(600, 200), ip: Rate::new(120, 60), global: Rate::new(3_000, 1_000) }
+    }
+}
+
 impl Limits {
     /// # Errors
     /// `bad_configuration` naming the first rule that does not hold.
@@ -181,6 +198,9 @@ impl Limits {
             ("reads.key", self.reads.key),
             ("reads.ip", self.reads.ip),
             ("reads.global", self.reads.global),
+            ("heartbeats.key", self.heartbeats.key),
+            ("heartbeats.ip", self.heartbeats.ip),
+            ("heartbeats.global", self.heartbeats.global),
         ];
         for (name, rate) in rates {
             if rate.per_minute > 0 && rate.burst == 0 {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use alloy::primitives::Address;
 
 use super::deploy::{Deployment, Keys, OPG, USDC, operator_of};
+use crate::config::gateway::Gateway;
 use crate::config::limits::{Limits, OrderRates, Rate};
 use crate::config::x402::X402;
 use crate::config::{
@@ -52,6 +53,7 @@ pub fn config(deployment: &Deployment, dir: &Path, listen: &str) -> Config {
             receipt_key: env(RECEIPT_KEY),
             drain_ms: 10_000,
         },
+        gateway: Gateway::default(),
         disputes: Disputes::default(),
         x402: X402::default(),
         publish: Some(Publish::Directory { path: dir.join("rows") }),

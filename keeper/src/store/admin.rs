@@ -61,6 +61,7 @@ pub async fn rows(store: &Store, subject: Subject) -> Result<Map<String, Value>>
                 all(store, "SELECT * FROM completions WHERE settlement_id = $1", &id).await?,
             );
             put(&mut found, "receipts", all(store, "SELECT * FROM receipts WHERE settlement_id = $1", &id).await?);
+            put(&mut found, "handedIn", all(store, "SELECT * FROM handed_in WHERE settlement_id = $1", &id).await?);
         }
         Subject::Batch(id) => {
             put(&mut found, "batches", numbered(store, "SELECT * FROM batches WHERE batch_id = $1", id).await?);

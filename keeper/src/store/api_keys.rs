@@ -13,6 +13,9 @@ pub const READ: &str = "read";
 /// Scope of keys of node operators: completions that this keeper meters.
 pub const COMPLETIONS: &str = "completions";
 
+/// Scope of keys of gateways: proofs, heartbeats, and their own figures of use.
+pub const GATEWAY: &str = "gateway";
+
 /// What is stored of a key. Keys are 256 random bits, so one hash is enough.
 pub fn hash(key: &str) -> B256 {
     keccak256(key.as_bytes())

@@ -232,7 +232,8 @@ async fn put(
          meter_signature = excluded.meter_signature, meter_offset = excluded.meter_offset, amount = excluded.amount,
          input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens, input_rate = excluded.input_rate,
          output_rate = excluded.output_rate, rate_card = excluded.rate_card, state = excluded.state,
-         record_state = excluded.record_state",
+         record_state = CASE WHEN completions.record_state IN ('private', 'due') THEN excluded.record_state
+         ELSE completions.record_state END",
     )
     .bind(completion.settlement_id.to_vec())
     .bind(matched.map(|(id, _)| id.to_vec()))

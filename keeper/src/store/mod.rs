@@ -19,7 +19,11 @@ pub mod completions;
 mod copies;
 pub mod events;
 pub mod evidence;
+pub mod handed_in;
+pub mod heartbeats;
 pub mod intake;
+pub mod jobs;
+pub mod joins;
 pub mod leases;
 pub mod limits;
 pub mod nodes;
@@ -31,13 +35,17 @@ pub mod receipts;
 pub mod reconcile;
 pub mod records;
 pub mod steps;
+pub mod tees;
 pub mod txs;
 
 use crate::error::{Error, Result};
 
 /// The schema, step by step: a database is brought from the step that it has to the last.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../../migrations/0001_init.sql"), include_str!("../../migrations/0002_x402.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../../migrations/0001_init.sql"),
+    include_str!("../../migrations/0002_x402.sql"),
+    include_str!("../../migrations/0003_gateway.sql"),
+];
 
 /// Settings of every SQLite connection. FULL: an acknowledged row survives a power cut, not only a crash.
 const PRAGMAS: &[&str] = &["journal_mode=WAL", "synchronous=FULL", "busy_timeout=15000", "foreign_keys=on"];

@@ -18,6 +18,7 @@ pub async fn pull_back(tx: &mut WriteTx, chains: [u64; 2], now_ms: i64, claims_m
         ),
         ("UPDATE completions SET record_next_ms = $1 WHERE record_state = 'due' AND record_next_ms > $1", now_ms),
         ("UPDATE completions SET created_ms = $1 WHERE state = 'verified' AND created_ms > $1", now_ms),
+        ("UPDATE handed_in SET next_ms = $1 WHERE next_ms > $1 + 600000", now_ms),
         ("UPDATE receipts SET retry_ms = $1 WHERE state = 'matched' AND retry_ms > $1", now_ms),
         ("UPDATE receipts SET created_ms = $1 WHERE state = 'matched' AND created_ms > $1", now_ms),
         (

@@ -3,7 +3,7 @@
 use super::*;
 
 /// What a node hands in for an order, metered by itself when `meter` is a key.
-fn completion(api: &Api, rsa: &RsaKey, order: Option<&Order>, timestamp: u64, meter: Option<u8>) -> Value {
+pub(super) fn completion(api: &Api, rsa: &RsaKey, order: Option<&Order>, timestamp: u64, meter: Option<u8>) -> Value {
     let output = "Paris.";
     let output_hash = alloy::primitives::keccak256(output);
     let message = message_hash(request_hash(REQUEST), output_hash, timestamp);
@@ -28,7 +28,7 @@ fn completion(api: &Api, rsa: &RsaKey, order: Option<&Order>, timestamp: u64, me
 }
 
 /// An API with one registered node that pushes its completions instead of serving HTTP.
-async fn pushing() -> (Api, RsaKey) {
+pub(super) async fn pushing() -> (Api, RsaKey) {
     let api = Api::new(&[]).await;
     let rsa = RsaKey::generate().unwrap();
     let version = NodeVersion {

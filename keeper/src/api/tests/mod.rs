@@ -1,7 +1,9 @@
 //! The API in-process: a real store, real signatures, devnet nodes over HTTP; no chain. This file is what the tests share.
 
 mod completions;
+mod gateway;
 mod health;
+mod heartbeat;
 mod limits;
 mod reads;
 mod receipts;

@@ -1,0 +1,166 @@
+//! x402 payments seen from what they paid for: which fit a proof that names none, and what gateways report of use.
+
+use alloy::primitives::{Address, B256};
+use futures_util::TryStreamExt;
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+use super::{Store, WriteTx};
+use crate::error::Result;
+use crate::types::{address, b256};
+
+/// Payments that are looked at for one proof: whether there is more than one matters, not how many.
+const LIMIT: i64 = 8;
+
+/// A settled payment for one answer, or for a session of several, that is not joined to as many yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fitting {
+    pub payment_id: B256,
+    pub receiver: Address,
+    /// What the gateway reported of use (JSON).
+    pub usage: Option<String>,
+}
+
+/// Payments of a payer that were settled in this time, unix milliseconds, both ends included.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn of_payer(store: &Store, payer: Address, (from, to): (i64, i64)) -> Result<Vec<Fitting>> {
+    let rows = sqlx::query(
+        "SELECT payment_id, receiver, usage FROM payments WHERE payer = $1 AND settled_ms IS NOT NULL \
+         AND settled_ms BETWEEN $2 AND $3 AND state = 'settled' AND settlement_id IS NULL \
+         AND method IN ('eip3009', 'permit2') ORDER BY settled_ms, payment_id LIMIT $4",
+    )
+    .bind(payer.to_vec())
+    .bind(from)
+    .bind(to)
+    .bind(LIMIT)
+    .fetch_all(store.read())
+    .await?;
+    rows.iter().map(fitting).collect()
+}
+
+/// Payments to an account that were settled in this time, as above.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn of_receiver(store: &Store, receiver: Address, (from, to): (i64, i64)) -> Result<Vec<Fitting>> {
+    let rows = sqlx::query(
+        "SELECT payment_id, receiver, usage FROM payments WHERE receiver = $1 AND settled_ms BETWEEN $2 AND $3 \
+         AND state = 'settled' AND settlement_id IS NULL AND method IN ('eip3009', 'permit2') \
+         ORDER BY settled_ms, payment_id LIMIT $4",
+    )
+    .bind(receiver.to_vec())
+    .bind(from)
+    .bind(to)
+    .bind(LIMIT)
+    .fetch_all(store.read())
+    .await?;
+    rows.iter().map(fitting).collect()
+}
+
+fn fitting(row: &AnyRow) -> Result<Fitting> {
+    const T: &str = "payments";
+    Ok(Fitting {
+        payment_id: b256(T, &row.try_get::<Vec<u8>, _>("payment_id")?)?,
+        receiver: address(T, &row.try_get::<Vec<u8>, _>("receiver")?)?,
+        usage: row.try_get("usage")?,
+    })
+}
+
+/// Gives a payment to a proof: the completion is paid, its texts are not needed any more. A payment for a session of several
+/// requests stays open for more until it has as many. False when another proof has it by now.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn join(tx: &mut WriteTx, payment: &Fitting, settlement_id: B256, how: &'static str) -> Result<bool> {
+    let others: i64 =
+        sqlx::query_scalar("SELECT COUNT(*) FROM handed_in WHERE payment_id = $1 AND settlement_id <> $2")
+            .bind(payment.payment_id.to_vec())
+            .bind(settlement_id.to_vec())
+            .fetch_one(&mut **tx)
+            .await?;
+    let requests = payment.usage.as_deref().and_then(|text| Use::read(text).ok()).map_or(1, |used| used.requests);
+    let last = others.saturating_add(1) >= i64::try_from(requests).unwrap_or(i64::MAX);
+    let done = sqlx::query(
+        "UPDATE payments SET joined = $1, settlement_id = $2 WHERE payment_id = $3 AND settlement_id IS NULL \
+         AND state = 'settled'",
+    )
+    .bind(how)
+    .bind(last.then(|| settlement_id.to_vec()))
+    .bind(payment.payment_id.to_vec())
+    .execute(&mut **tx)
+    .await?;
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    sqlx::query(
+        "UPDATE completions SET state = 'direct', output = NULL, response = NULL WHERE settlement_id = $1 \
+         AND state IN ('verified', 'orphaned')",
+    )
+    .bind(settlement_id.to_vec())
+    .execute(&mut **tx)
+    .await?;
+    Ok(true)
+}
+
+/// What a gateway reports of one payment (`usageMetadata`), with its spellings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Use {
+    pub requests: u64,
+    /// Token units.
+    pub cost_opg: u128,
+    pub cost_usd: f64,
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+    pub total_tokens: u64,
+}
+
+impl Use {
+    /// Reads the JSON; what is missing is 0, a payment without a count is for one request.
+    ///
+    /// # Errors
+    /// When it is no JSON.
+    pub fn read(text: &str) -> Result<Self, serde_json::Error> {
+        let usage: serde_json::Value = serde_json::from_str(text)?;
+        let field = |names: [&str; 2]| names.iter().find_map(|name| usage.get(name)).filter(|value| !value.is_null());
+        let text = |names| field(names).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        let count = |names| text(names).and_then(|text| text.parse::<u64>().ok());
+        let (input, output) = (count(["inputTokens", "input_tokens"]), count(["outputTokens", "output_tokens"]));
+        let usd = text(["costUsd", "cost_usd"]).and_then(|text| text.parse::<f64>().ok());
+        let (input_tokens, output_tokens) = (input.unwrap_or(0), output.unwrap_or(0));
+        let total = count(["totalTokens", "total_tokens"]);
+        Ok(Self {
+            requests: count(["requestCount", "request_count"]).unwrap_or(1),
+            cost_opg: text(["costOpg", "cost_opg"]).and_then(|text| text.parse().ok()).unwrap_or(0),
+            cost_usd: usd.filter(|usd| usd.is_finite() && *usd >= 0.0).unwrap_or(0.0),
+            input_tokens,
+            output_tokens,
+            total_tokens: total.unwrap_or_else(|| input_tokens.saturating_add(output_tokens)),
+        })
+    }
+}
+
+/// Calls `each` with the time (unix milliseconds) and use of every payment that was settled at `from_ms` or later and came
+/// with a report; only those of one API key, if it is given.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn uses(store: &Store, from_ms: i64, key: Option<B256>, mut each: impl FnMut(i64, Use)) -> Result<()> {
+    let mut rows = sqlx::query(
+        "SELECT settled_ms, usage, api_key FROM payments WHERE settled_ms IS NOT NULL AND settled_ms >= $1 \
+         AND usage IS NOT NULL AND state = 'settled'",
+    )
+    .bind(from_ms)
+    .fetch(store.read());
+    while let Some(row) = rows.try_next().await? {
+        let of: Option<Vec<u8>> = row.try_get("api_key")?;
+        if key.is_some_and(|key| of.as_deref() != Some(key.as_slice())) {
+            continue;
+        }
+        if let Ok(used) = Use::read(&row.try_get::<String, _>("usage")?) {
+            each(row.try_get("settled_ms")?, used);
+        }
+    }
+    Ok(())
+}
