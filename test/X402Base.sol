@@ -30,6 +30,7 @@ abstract contract X402Base is Test {
     Vm.Wallet internal payer;
     Vm.Wallet internal payerAuthorizer;
     Vm.Wallet internal authorizer;
+    uint256 private _salts = 1000;
     address internal receiver = makeAddr("receiver");
     address internal stranger = makeAddr("stranger");
 
@@ -139,7 +140,7 @@ abstract contract X402Base is Test {
 
     /// @dev By EIP-3009, signed by whoever is the payer.
     function _deposit(IX402BatchSettlement.ChannelConfig memory config, uint128 amount) internal {
-        batch.deposit(config, amount, ERC3009_COLLECTOR, _authorization(payer, config, amount, vm.randomUint()));
+        batch.deposit(config, amount, ERC3009_COLLECTOR, _authorization(payer, config, amount, ++_salts));
     }
 
     function _authorization(
