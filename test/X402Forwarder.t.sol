@@ -294,8 +294,14 @@ contract X402ForwarderTest is Test {
         calls[1] = _item(1, abi.encodeCall(Target.run, (1)));
         calls[1].gas = type(uint64).max;
         vm.prank(_key);
-        vm.expectPartialRevert(IX402Forwarder.NotEnoughGas.selector);
-        _forwarder.forward(calls);
+        (bool success, bytes memory answer) = address(_forwarder).call(abi.encodeCall(_forwarder.forward, (calls)));
+        assertFalse(success);
+        assertEq(bytes4(answer), IX402Forwarder.NotEnoughGas.selector);
+        (uint256 index, uint256 actual, uint256 expected) = abi.decode(_tail(answer), (uint256, uint256, uint256));
+        assertEq(index, 1);
+        assertLt(actual, expected);
+        uint256 limit = type(uint64).max;
+        assertEq(expected, limit + limit / 63 + _forwarder.CALL_RESERVE());
         assertEq(_target.calls(), 0);
     }
 
@@ -406,6 +412,22 @@ contract X402ForwarderTest is Test {
         _forwarder.acceptOwnership();
     }
 
+    function test_constructor_saysWhoMay() public {
+        address[] memory keys = new address[](1);
+        keys[0] = _stranger;
+        address at = vm.computeCreateAddress(address(this), vm.getNonce(address(this)));
+        vm.expectEmit(at);
+        emit IX402Forwarder.OwnershipTransferred(address(0), _owner);
+        vm.expectEmit(at);
+        emit IX402Forwarder.KeySet(_stranger, true);
+        assertEq(Artifacts.deploy("X402Forwarder", abi.encode(_owner, keys)), at);
+        assertTrue(IX402Forwarder(at).isKey(_stranger));
+        keys[0] = address(0);
+        bytes memory code = Artifacts.initcode("X402Forwarder", abi.encode(_owner, keys));
+        vm.expectRevert(IX402Forwarder.ZeroAddress.selector);
+        this.create(code);
+    }
+
     function test_constructor_needsAnOwner() public {
         bytes memory code = Artifacts.initcode("X402Forwarder", abi.encode(address(0), new address[](0)));
         vm.expectRevert(IX402Forwarder.ZeroAddress.selector);
@@ -416,6 +438,14 @@ contract X402ForwarderTest is Test {
 
     function create(bytes memory code) external returns (address) {
         return Artifacts.create(code);
+    }
+
+    /// @dev Arguments of an error.
+    function _tail(bytes memory answer) private pure returns (bytes memory tail) {
+        tail = new bytes(answer.length - 4);
+        for (uint256 i; i < tail.length; ++i) {
+            tail[i] = answer[i + 4];
+        }
     }
 
     function _forward(address key, IX402Forwarder.Call[] memory calls)
