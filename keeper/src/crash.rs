@@ -44,6 +44,9 @@ pub const RARE: [&str; 5] = [
     "after_reclaim_queued",
 ];
 
+/// An answer to a challenge is queued, nothing is signed.
+pub const ANSWERING: &str = "after_answer_queued";
+
 /// Kills the process here when `QUITTANCE_CRASH_AT=<name>[:n]` names this point; `n` is the pass that kills (default 1).
 ///
 /// Does nothing in a release build without the feature `fault`. The process ends as `kill -9` would end it: no

@@ -305,7 +305,7 @@ pub async fn chain_now(ctx: &Ctx) -> Result<u64> {
     Ok(chain.max(ctx.clock.now()))
 }
 
-/// Takes an order: reservation and row in one transaction. Every refusal comes before the first write.
+/// Takes an order: reservation and row in one transaction. Every refusal comes before anything is written of it.
 async fn admit(ctx: &Ctx, tx: &mut WriteTx, new: &NewOrder, chain_now: u64) -> Result<Done> {
     let now_ms = ctx.clock.now_ms();
     let signed = Signed {
@@ -316,11 +316,14 @@ async fn admit(ctx: &Ctx, tx: &mut WriteTx, new: &NewOrder, chain_now: u64) -> R
         request_hash: new.request_hash,
         request: &new.request,
     };
+    let order = &new.order;
+    let lane = (order.payer, order.token, order.keeperId);
+    // Two keepers may have two orders with one nonce at the same moment, or one order twice: the second waits here and then sees the first.
+    accounts::lock_lane(tx, lane.0, lane.1, lane.2).await?;
     if orders::get(&mut **tx, new.order_id).await?.is_some() {
         let attached = orders::attach_request(tx, &signed, &ctx.installation, (new.dispatch_from_ms, now_ms)).await?;
         return Ok(if attached { Done::Admitted } else { Done::Known });
     }
-    let order = &new.order;
     let spent = accounts::nonce_spent(&mut **tx, order.payer, order.token, order.keeperId, order.nonce).await?;
     let holder = orders::nonce_holder(&mut **tx, new.order_id, order).await?;
     if spent || holder.is_some() {
@@ -333,7 +336,7 @@ async fn admit(ctx: &Ctx, tx: &mut WriteTx, new: &NewOrder, chain_now: u64) -> R
     let cover = cover(tx, &ctx.config, order).await?;
     let limit = cover.limit(until, ctx.lock_tail);
     let amount = order.maxAmount;
-    if !accounts::reserve(tx, new.order_id, order.payer, order.token, order.keeperId, amount, limit).await? {
+    if !accounts::reserve_locked(tx, new.order_id, lane, amount, limit).await? {
         let text = "the order is secured neither by a hold nor by a lock for this keeper that lasts long enough, nor by \
                     credit: lock or open it on-chain, wait until the keeper has seen that, and hand it in again";
         let left = limit.saturating_sub(cover.lane.reserved);
@@ -374,4 +377,69 @@ async fn record(ctx: &Ctx, tx: &mut WriteTx, new: &NewCompletion) -> Result<Done
         completions::insert_orphan(tx, &new.completion, private, now_ms).await?;
     }
     Ok(Done::Matched(matched))
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::{Address, U256};
+
+    use super::*;
+    use crate::store::orders::tests::order;
+    use crate::store::receipts::fixtures::store;
+
+    fn job(n: u8, nonce: u64) -> Job {
+        Job::Order(Box::new(NewOrder {
+            order_id: B256::repeat_byte(n),
+            order: Order { nonce: U256::from(nonce), maxAmount: 10, ..order(nonce) },
+            signature: None,
+            blinding: B256::ZERO,
+            request_hash: B256::repeat_byte(n),
+            request: b"{}".to_vec(),
+            dispatch_from_ms: 0,
+        }))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn of_two_keepers_with_two_orders_of_one_nonce_one_takes_its_order() {
+        let (_dir, store) = store().await.unwrap();
+        let mut config: Config = toml::from_str(include_str!("../quittance.example.toml")).unwrap();
+        let token: Address = order(1).token;
+        config.dispatch.credit.insert(token, "1000".to_owned());
+        config.keeper.id = order(1).keeperId;
+        let mut tx = store.write().await.unwrap();
+        sqlx::query("INSERT INTO accounts (owner, token, free, held) VALUES ($1, $2, '1000', '0')")
+            .bind(order(1).payer.to_vec())
+            .bind(token.to_vec())
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        let [first, second] = [(); 2].map(|()| Ctx::new(config.clone(), store.clone()).unwrap());
+
+        // The first has checked its order and not committed it yet when the second one comes.
+        let mut tx = first.store.write().await.unwrap();
+        let Job::Order(new) = job(1, 7) else { unreachable!() };
+        let now = chain_now(&first).await.unwrap();
+        assert_eq!(admit(&first, &mut tx, &new, now).await.unwrap(), Done::Admitted);
+        let other = tokio::spawn(async move {
+            let jobs = [job(2, 7), job(3, 8)];
+            (commit(&second, &jobs).await.unwrap(), second)
+        });
+        // The more of it the second one does before the commit, the more it would miss.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        tx.commit().await.unwrap();
+        let (results, second) = other.await.unwrap();
+        assert_eq!(results[0].as_ref().unwrap_err().code, Code::NonceSpent);
+        assert_eq!(*results[1].as_ref().unwrap(), Done::Admitted, "another nonce");
+
+        // The same order at both is one order.
+        let (a, b) = ([job(4, 9)], [job(4, 9)]);
+        let (a, b) = tokio::join!(commit(&first, &a), commit(&second, &b));
+        let mut done = [a.unwrap().remove(0).unwrap(), b.unwrap().remove(0).unwrap()];
+        done.sort_by_key(|done| *done == Done::Known);
+        assert_eq!(done, [Done::Admitted, Done::Known]);
+        let order = order(9);
+        let lane = accounts::lane(first.store.read(), order.payer, order.token, order.keeperId).await.unwrap();
+        assert_eq!(lane.reserved, 30, "three orders of 10, each reserved once");
+    }
 }

@@ -7,11 +7,12 @@ use alloy::sol_types::SolCall;
 use quittance_bindings::typed::Game;
 
 use super::batch::ChainBatch;
-use super::{LIMIT, load};
+use super::{LIMIT, load, stops};
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::store::batches::Head;
 use crate::store::challenges;
+use crate::store::leases::Lease;
 use crate::store::txs::{self, NewTx};
 
 /// What a challenge carries: its calldata, and the name of its intent.
@@ -21,10 +22,17 @@ struct Pick {
 }
 
 /// Looks behind batches whose window of `window` seconds is open, each once.
-pub(super) async fn watch(ctx: &Ctx, head: Head, window: i64, me: Address) -> Result<()> {
+pub(super) async fn watch(ctx: &Ctx, role: &Lease, head: Head, window: i64, me: Address) -> Result<()> {
     let since = head.timestamp.saturating_sub(window);
     for chain_batch_id in challenges::unwatched(&ctx.store, ctx.config.base.ledger, since, LIMIT).await? {
-        let batch = load(ctx, chain_batch_id).await?;
+        let batch = match load(ctx, chain_batch_id).await {
+            Ok(batch) => batch,
+            Err(error) if stops(&error) => return Err(error),
+            Err(error) => {
+                tracing::warn!(batch = chain_batch_id, code = error.code(), %error, "not looked behind yet");
+                continue;
+            }
+        };
         let (finding, picks) = match batch {
             Err(reason) => {
                 metrics::counter!("quittance_batches_unreadable_total").increment(1);
@@ -43,7 +51,7 @@ pub(super) async fn watch(ctx: &Ctx, head: Head, window: i64, me: Address) -> Re
         let limit = ctx.config.disputes.max_stake.parse().unwrap_or(0);
         let mut stake = if picks.is_empty() { 0 } else { challenges::at_stake(&ctx.store, me).await? };
         let now_ms = ctx.clock.now_ms();
-        let mut tx = ctx.store.write().await?;
+        let mut tx = role.write(&ctx.store).await?;
         if !challenges::watched(&mut tx, chain_batch_id, &finding, now_ms).await? {
             tx.rollback().await?;
             continue;

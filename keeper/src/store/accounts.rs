@@ -83,15 +83,39 @@ pub async fn reserve(
     amount: u128,
     limit: u128,
 ) -> Result<bool> {
+    lock_lane(tx, payer, token, keeper_id).await?;
+    reserve_locked(tx, order_id, (payer, token, keeper_id), amount, limit).await
+}
+
+/// Holds a lane until the transaction ends: what is read of it and its orders from here on no other keeper on this database
+/// changes meanwhile.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn lock_lane(tx: &mut WriteTx, payer: Address, token: Address, keeper_id: B256) -> Result<()> {
     sqlx::query(
         "INSERT INTO lanes (payer, token, keeper_id, locked, until, reserved) VALUES ($1, $2, $3, '0', 0, '0')
-         ON CONFLICT (payer, token, keeper_id) DO NOTHING",
+         ON CONFLICT (payer, token, keeper_id) DO UPDATE SET reserved = lanes.reserved",
     )
     .bind(payer.to_vec())
     .bind(token.to_vec())
     .bind(keeper_id.to_vec())
     .execute(&mut **tx)
     .await?;
+    Ok(())
+}
+
+/// `reserve` in a lane that [`lock_lane`] holds.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn reserve_locked(
+    tx: &mut WriteTx,
+    order_id: B256,
+    (payer, token, keeper_id): (Address, Address, B256),
+    amount: u128,
+    limit: u128,
+) -> Result<bool> {
     loop {
         let old = lane(&mut **tx, payer, token, keeper_id).await?.reserved;
         let Some(new) = old.checked_add(amount).filter(|new| *new <= limit) else { return Ok(false) };

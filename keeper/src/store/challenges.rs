@@ -27,6 +27,35 @@ pub struct Open {
     pub resolve_tx_id: Option<i64>,
 }
 
+impl Open {
+    /// The transaction that was queued last.
+    pub const fn last_tx(&self, act: Act) -> Option<i64> {
+        match act {
+            Act::Answer => self.answer_tx_id,
+            Act::Resolve => self.resolve_tx_id,
+        }
+    }
+}
+
+/// What ends an open challenge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// With the receipt, in time.
+    Answer,
+    /// Without one, after it.
+    Resolve,
+}
+
+impl Act {
+    /// The kind of its transaction.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answer => "answer",
+            Self::Resolve => "resolve",
+        }
+    }
+}
+
 /// How open challenges stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
@@ -116,61 +145,65 @@ pub async fn not_duplicate(tx: &mut WriteTx, chain_batch_id: i64, row: i64) -> R
     Ok(())
 }
 
-/// Open challenges that `chain_time` (unix seconds) leaves time to answer, for which no answer is under way nor was given up
-/// after `retry_before_ms`. The most urgent first.
+/// What to do about an open challenge at `chain_time` (unix seconds): answer it while there is time; resolve it after that, if it is
+/// one of `me`. Left out while that is under way, or was given up or put off after `retry_before_ms`. Answers first, the most
+/// urgent first.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
-pub async fn answerable(store: &Store, chain_time: i64, retry_before_ms: i64, limit: i64) -> Result<Vec<Open>> {
-    let rows = sqlx::query(
-        "SELECT * FROM challenges c WHERE c.state = 'open' AND c.deadline >= $1 AND c.looked_ms <= $2 AND NOT EXISTS
-         (SELECT 1 FROM txs t WHERE t.tx_id = c.answer_tx_id
-          AND (t.state NOT IN ('quarantined', 'obsolete', 'failed') OR t.updated_ms > $2)) ORDER BY c.deadline LIMIT $3",
-    )
-    .bind(chain_time)
-    .bind(retry_before_ms)
-    .bind(limit)
-    .fetch_all(store.read())
-    .await?;
-    rows.iter().map(read).collect()
-}
-
-/// Challenges of `challenger` whose time is over at `chain_time` and that nobody resolves yet.
-///
-/// # Errors
-/// `store_failed`, `store_corrupt`.
-pub async fn resolvable(
+pub async fn due(
     store: &Store,
-    challenger: Address,
+    me: Address,
     chain_time: i64,
     retry_before_ms: i64,
     limit: i64,
-) -> Result<Vec<Open>> {
+) -> Result<Vec<(Act, Open)>> {
     let rows = sqlx::query(
-        "SELECT * FROM challenges c WHERE c.state = 'open' AND c.challenger = $1 AND c.deadline < $2 AND NOT EXISTS
-         (SELECT 1 FROM txs t WHERE t.tx_id = c.resolve_tx_id
-          AND (t.state NOT IN ('quarantined', 'obsolete', 'failed') OR t.updated_ms > $3)) ORDER BY c.deadline LIMIT $4",
+        "SELECT c.* FROM challenges c
+         LEFT JOIN txs t ON t.tx_id = CASE WHEN c.deadline >= $1 THEN c.answer_tx_id ELSE c.resolve_tx_id END
+         WHERE c.state = 'open' AND c.looked_ms <= $2 AND (c.deadline >= $1 OR c.challenger = $3)
+         AND (t.tx_id IS NULL OR (t.state IN ('quarantined', 'obsolete', 'failed') AND t.updated_ms <= $2))
+         ORDER BY CASE WHEN c.deadline >= $1 THEN 0 ELSE 1 END, c.deadline LIMIT $4",
     )
-    .bind(challenger.to_vec())
     .bind(chain_time)
     .bind(retry_before_ms)
+    .bind(me.to_vec())
     .bind(limit)
     .fetch_all(store.read())
     .await?;
-    rows.iter().map(read).collect()
+    let act = |open: &Open| if open.deadline >= chain_time { Act::Answer } else { Act::Resolve };
+    rows.iter().map(|row| read(row).map(|open| (act(&open), open))).collect()
 }
 
-/// We hold no receipt for a challenged row: looked for again later, in case one is brought back from a backup.
+/// Nothing can be done about a challenge now: the next look is a retry after `looked_ms`. A receipt may be brought back from a
+/// backup, an endpoint may answer again.
 ///
 /// # Errors
 /// `store_failed`.
-pub async fn set_looked(tx: &mut WriteTx, open: &Open, now_ms: i64) -> Result<()> {
+pub async fn put_off(tx: &mut WriteTx, open: &Open, looked_ms: i64) -> Result<()> {
     sqlx::query("UPDATE challenges SET looked_ms = $1 WHERE chain_batch_id = $2 AND leaf_row = $3")
-        .bind(now_ms)
+        .bind(looked_ms)
         .bind(open.chain_batch_id)
         .bind(open.row)
         .execute(&mut **tx)
         .await?;
+    Ok(())
+}
+
+/// Notes the transaction that answers or resolves a challenge.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn set_tx(tx: &mut WriteTx, act: Act, open: &Open, tx_id: i64) -> Result<()> {
+    sqlx::query(match act {
+        Act::Answer => "UPDATE challenges SET answer_tx_id = $1 WHERE chain_batch_id = $2 AND leaf_row = $3",
+        Act::Resolve => "UPDATE challenges SET resolve_tx_id = $1 WHERE chain_batch_id = $2 AND leaf_row = $3",
+    })
+    .bind(tx_id)
+    .bind(open.chain_batch_id)
+    .bind(open.row)
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 
@@ -183,34 +216,6 @@ pub async fn rows(store: &Store, chain_batch_id: i64) -> Result<Vec<i64>> {
         .bind(chain_batch_id)
         .fetch_all(store.read())
         .await?)
-}
-
-/// Notes the transaction that answers a challenge.
-///
-/// # Errors
-/// `store_failed`.
-pub async fn set_answer_tx(tx: &mut WriteTx, open: &Open, tx_id: i64) -> Result<()> {
-    sqlx::query("UPDATE challenges SET answer_tx_id = $1 WHERE chain_batch_id = $2 AND leaf_row = $3")
-        .bind(tx_id)
-        .bind(open.chain_batch_id)
-        .bind(open.row)
-        .execute(&mut **tx)
-        .await?;
-    Ok(())
-}
-
-/// Notes the transaction that resolves a challenge.
-///
-/// # Errors
-/// `store_failed`.
-pub async fn set_resolve_tx(tx: &mut WriteTx, open: &Open, tx_id: i64) -> Result<()> {
-    sqlx::query("UPDATE challenges SET resolve_tx_id = $1 WHERE chain_batch_id = $2 AND leaf_row = $3")
-        .bind(tx_id)
-        .bind(open.chain_batch_id)
-        .bind(open.row)
-        .execute(&mut **tx)
-        .await?;
-    Ok(())
 }
 
 /// Rows of a batch that its finalization must leave out: in dispute, or void.
