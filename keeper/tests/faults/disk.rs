@@ -47,7 +47,10 @@ async fn until_full(world: &World, keeper: &Keeper, wallet: &Wallet, round: u32)
 
 /// The files of a keeper cannot grow any more, once while it runs and once when it starts.
 pub async fn disk_full(world: &mut World) {
-    let mut keeper = world.start(world.config(), &[]);
+    let mut config = world.config();
+    // What it could not store of an answer is asked again when its claim on the order ends.
+    config.dispatch.timeout_ms = 2_000;
+    let mut keeper = world.start(config, &[]);
     keeper.kill();
     // As a full disk does, the limit fails the write and not the process.
     "trap '' XFSZ".clone_into(&mut keeper.prelude);

@@ -31,6 +31,9 @@ use futures_util::future::BoxFuture;
 
 use world::{Setup, World};
 
+/// Groups that run at the same time: most of their time is waiting, for blocks above all.
+const AT_ONCE: usize = 3;
+
 /// A scenario may not take longer, however busy the machine is.
 const LONGEST: Duration = Duration::from_secs(900);
 
@@ -100,7 +103,7 @@ fn main() -> ExitCode {
     let (queue, failed) = (Mutex::new(VecDeque::from(groups)), Mutex::new(Vec::new()));
     let start = Instant::now();
     std::thread::scope(|scope| {
-        for _ in 0..2 {
+        for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(group) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
                     let ended = run(&group);

@@ -21,7 +21,12 @@ const GOOD: usize = 12;
 pub fn group() -> Group {
     Group {
         setup: Setup { nodes: 6, ..Setup::default() },
-        scenarios: scenarios![poison_completion_among_good_ones, poison_row_among_good_ones, node_churn_under_load],
+        scenarios: scenarios![
+            poison_completion_among_good_ones,
+            poison_row_among_good_ones,
+            poison_batch_is_split,
+            node_churn_under_load
+        ],
     }
 }
 
@@ -210,6 +215,29 @@ async fn poison_row_among_good_ones(world: &mut World) {
     }
 }
 
+/// What is to be sent for a batch goes bad before it is signed, so that the whole batch would revert: it is split, and what is
+/// made anew of its rows is paid.
+async fn poison_batch_is_split(world: &mut World) {
+    let keeper = world.keeper(|config| (config.batch.max_age_ms, config.batch.max_rows) = (600_000, 4)).await;
+    let wallet = Wallet::funded(world, "poison-batch").await;
+    let account = world.devnet.keys.keeper_base.address();
+    // Without gas money nothing is signed.
+    world.chain().call("anvil_setBalance", json!([account, "0x0"])).await.unwrap();
+    let orders = wallet.ask(world, &keeper, "In a batch that reverts", 4).await;
+    keeper.wait_count("SELECT COUNT(*) FROM txs WHERE kind = 'settle_batch' AND state = 'queued'", 1).await;
+    let store = keeper.store().await;
+    let mut tx = store.write().await.unwrap();
+    let spoil = "UPDATE txs SET calldata = X'deadbeef' WHERE kind = 'settle_batch' AND state = 'queued'";
+    assert_eq!(sqlx::query(spoil).execute(&mut *tx).await.unwrap().rows_affected(), 1);
+    tx.commit().await.unwrap();
+    store.close().await;
+    world.fund(account).await;
+    keeper.wait_for(&ids(&orders), &["final"]).await;
+    assert_eq!(keeper.count("SELECT COUNT(*) FROM batches WHERE state = 'quarantined'").await, 1);
+    assert_eq!(keeper.count("SELECT COUNT(*) FROM batches WHERE state = 'paid' AND n = 2").await, 2);
+    world.audit(&[&keeper]).await;
+}
+
 /// Orders stream in while one node is retired, one is revoked, one hangs, one is slow, one comes and goes, and one lies now and
 /// then. Every order is answered; what a node earned before it left is paid, what a revoked one has not been paid is not.
 async fn node_churn_under_load(world: &mut World) {
@@ -225,8 +253,10 @@ async fn node_churn_under_load(world: &mut World) {
     let mut orders = Vec::new();
     for number in 0..LOAD {
         match number {
+            0 => world.node(5, "bad_signature").await,
             5 => world.node(2, "silent").await,
             10 => world.node(3, "slow:700").await,
+            40 => world.node(5, "wrong_hash").await,
             30 => {
                 // Batches wait outside of the pool, so that there is something to be paid when the nodes leave.
                 world.base.always(&["eth_sendRawTransaction"], Fault::Swallow);
@@ -244,11 +274,7 @@ async fn node_churn_under_load(world: &mut World) {
         }
         match number % 12 {
             0 => world.node(4, "error_500").await,
-            3 => world.node(5, "bad_signature").await,
-            5 => world.node(5, "none").await,
             6 => world.node(4, "none").await,
-            9 => world.node(5, "wrong_hash").await,
-            11 => world.node(5, "none").await,
             _ => {}
         }
         let order = wallet.order(world, &format!("Who is there, question {number}?"), Terms::default()).await;

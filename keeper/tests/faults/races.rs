@@ -48,6 +48,8 @@ async fn keeper(world: &World) -> Keeper {
     world
         .keeper(|config| {
             (config.fees.rebroadcast_ms, config.fees.bump_ms) = (1_000, 60_000);
+            // On a slow machine each order may be in a batch of its own: all of them are to be on the way.
+            config.base.in_flight = 16;
             config.dispatch.credit.insert(USDC, CREDIT.to_string());
         })
         .await
@@ -368,6 +370,8 @@ async fn meter_key_rotation_racing_capture(world: &mut World) {
     keeper.run(&[]);
     keeper.ready().await;
     keeper.wait_for(&[waiting.id], &["final"]).await;
+    let versions = "SELECT COUNT(*) FROM (SELECT DISTINCT node_id, node_version FROM completions) AS versions";
+    assert_eq!(keeper.count(versions).await, 3, "two of the first node, one of the other");
 
     hold_back(world);
     let second = [
