@@ -15,9 +15,11 @@ use crate::ctx::{Ctx, Keys, SharedCtx};
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::supervise::Group;
+use crate::tx::lane::Lane;
+use crate::x402::state::Facilitator;
 use crate::{
     admission, api, dispatch, disputes, finish, gateway, ingest, metrics, observe, preflight, publish, relay, settle,
-    steps, tx,
+    steps, tx, x402,
 };
 
 /// Time that a stop takes at most after what was at nodes has come back: the API and what makes new work, then what commits
@@ -37,6 +39,7 @@ pub async fn run(config: Config) -> Result<()> {
     preflight::database(&store, &config.keeper.database).await?;
     let mut ctx = Ctx::new(config, store)?;
     ctx.keys = Keys::load(&ctx.config)?;
+    ctx.x402 = Facilitator::load(&ctx.config)?;
     ctx.lock_tail = preflight::chains(&ctx).await?.lock_tail;
     ctx.metrics = Some(metrics);
     admission::load(&ctx).await?;
@@ -89,7 +92,9 @@ async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
     start(&mut back, ctx, "tees", gateway::tees::run);
     for side in [Side::Base, Side::OpenGradient] {
         start(&mut back, ctx, side.watch_loop(), move |ctx, stop| watch::run(ctx, side, stop));
-        start(&mut back, ctx, side.txs_loop(), move |ctx, stop| tx::run(ctx, side, stop));
+    }
+    for lane in Lane::all(ctx) {
+        start(&mut back, ctx, lane.beat(ctx), move |ctx, stop| tx::run(ctx, lane, stop));
     }
     let mut middle = Group::new("middle", ctx.closing.clone());
     let shared = ctx.clone();
@@ -103,6 +108,9 @@ async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
     start(&mut middle, ctx, "publish", publish::run);
     start(&mut middle, ctx, "disputes", disputes::run);
     start(&mut middle, ctx, "join", gateway::join::run);
+    for (index, network) in ctx.x402.networks.iter().enumerate() {
+        start(&mut back, ctx, network.beat, move |ctx, stop| x402::settle::run(ctx, index, stop));
+    }
     let mut front = Group::new("front", ctx.stopping.clone());
     start(&mut front, ctx, "dispatch", dispatch::run);
     // The one line on standard output: scripts wait for it.

@@ -47,6 +47,18 @@ pub const RARE: [&str; 5] = [
 /// An answer to a challenge is queued, nothing is signed.
 pub const ANSWERING: &str = "after_answer_queued";
 
+/// Crash points that an x402 payment passes, in that order, besides those of its transaction.
+pub const X402: [&str; 4] = [
+    // A payment is committed, nothing is queued for it.
+    "after_payment_commit",
+    // The transaction of some payments is queued with them, nothing is signed.
+    "after_payments_queued",
+    // The results of payments are written, not committed.
+    "before_payment_results_commit",
+    // The results of payments are committed, nobody has been told.
+    "after_payment_results_commit",
+];
+
 /// Kills the process here when `QUITTANCE_CRASH_AT=<name>[:n]` names this point; `n` is the pass that kills (default 1).
 ///
 /// Does nothing in a release build without the feature `fault`. The process ends as `kill -9` would end it: no
@@ -99,7 +111,7 @@ mod tests {
 
     #[test]
     fn nothing_happens_unless_armed() {
-        for name in POINTS.into_iter().chain(RARE) {
+        for name in POINTS.into_iter().chain(RARE).chain(X402) {
             point(name);
         }
     }

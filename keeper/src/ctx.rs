@@ -26,6 +26,7 @@ use crate::observe::Warnings;
 use crate::registry::Registry;
 use crate::store::Store;
 use crate::store::leases::installation;
+use crate::x402::state::Facilitator;
 
 /// Wake-ups between loops: hints only, every loop also ticks on its own.
 #[derive(Debug, Default)]
@@ -60,6 +61,8 @@ pub struct Ctx {
     pub signals: Signals,
     /// Keys that sign receipts and Meters; transaction keys are elsewhere.
     pub keys: Keys,
+    /// Networks of x402 payments; set by start-up.
+    pub x402: Facilitator,
     /// The escrow's `LOCK_TAIL`, seconds. Until preflight has read it no lock secures anything.
     pub lock_tail: u64,
     /// The writer that commits orders and completions in groups.
@@ -127,6 +130,7 @@ impl Ctx {
             og: Rpc::new(config.opengradient.chain_id, &config.opengradient.rpc)?,
             desk: Desk::new(&config.dispatch)?,
             keys: Keys::default(),
+            x402: Facilitator::default(),
             lock_tail: u64::MAX,
             ingest: Ingest::default(),
             admission: Admission::new(&config.limits),

@@ -63,6 +63,13 @@ pub const SERIES: &[Series] = &[
         "",
         "Batches whose transaction would revert or did, split or given back",
     ),
+    counter("quittance_x402_verified_total", "outcome", "Calls of /verify: valid, or the reason why not"),
+    counter("quittance_x402_refused_total", "reason", "Calls of /settle without success, pending ones included"),
+    counter(
+        "quittance_x402_settled_total",
+        "scheme outcome",
+        "x402 payments with a result: settled, or the reason why not",
+    ),
     counter("quittance_receipts_skipped_total", "", "Receipts that the chain did not take"),
     counter("quittance_receipts_expired_total", "", "Receipts whose capture deadline passed before the settlement"),
     counter(
@@ -125,6 +132,7 @@ pub const SERIES: &[Series] = &[
     gauge("quittance_tx_in_flight", "chain", "Transactions sent and not mined"),
     gauge("quittance_tx_oldest_seconds", "chain", "Age of the oldest of both"),
     gauge("quittance_tx_paused", "chain", "1 while there is not enough gas money"),
+    gauge("quittance_x402_waiting", "", "x402 payments that wait for a transaction"),
     gauge("quittance_memory_bytes", "", "Resident memory of the process"),
     histogram("quittance_batch_rows", "", "Rows of a frozen batch"),
     histogram("quittance_chain_reorg_depth_blocks", "chain", "Blocks that a reorganisation undid"),

@@ -183,7 +183,7 @@ impl Day {
         let chain_id = self.rules.chain_id;
         let (mut logs, mut settled) = (Vec::new(), Vec::new());
         loop {
-            let queued = txs::queued(self.ctx.store.read(), chain_id, 32).await?;
+            let queued = txs::queued(self.ctx.store.read(), chain_id, "", 32).await?;
             if queued.is_empty() {
                 break;
             }

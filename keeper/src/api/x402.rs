@@ -25,7 +25,7 @@ pub async fn verify(
 ) -> ApiResult<Json<Verified>> {
     admit(&ctx, &extensions, &headers).await?;
     let body = bytes(body, ctx.config.x402.max_body).await?;
-    Ok(Json(x402::verify(&ctx, &body).await))
+    Ok(Json(x402::verify(&ctx, &body).await?))
 }
 
 /// Settles a payment and waits for its receipt. The same payment again gets the same answer.
@@ -39,13 +39,13 @@ pub async fn settle(
 ) -> ApiResult<Json<SettledAnswer>> {
     let caller = admit(&ctx, &extensions, &headers).await?;
     let body = bytes(body, ctx.config.x402.max_body).await?;
-    Ok(Json(x402::settle(&ctx, &body, caller.key.map(|key| key.hash)).await))
+    Ok(Json(x402::settle(&ctx, &body, caller.key.map(|key| key.hash)).await?))
 }
 
 /// Schemes and networks that are settled here.
 #[utoipa::path(get, path = "/supported", tag = "x402", responses((status = 200, body = Supported)))]
 pub async fn supported(State(ctx): State<SharedCtx>) -> Json<Supported> {
-    Json(x402::supported(&ctx))
+    Json(x402::supported(&ctx.x402))
 }
 
 async fn admit(ctx: &Ctx, extensions: &Extensions, headers: &HeaderMap) -> ApiResult<Caller> {

@@ -1,5 +1,6 @@
 //! The two chains: RPC, watching, and what each side's contracts are.
 
+pub mod batch;
 pub mod endpoints;
 pub mod fold;
 pub mod logs;
@@ -47,6 +48,12 @@ pub struct View<'a> {
     pub instant: bool,
     /// Wakes the transaction manager.
     pub txs: &'a Notify,
+    /// Name in the database of what this key sends; empty for the keeper's own.
+    pub lane: &'a str,
+    /// Events of this chain are followed: its finality is known from them.
+    pub followed: bool,
+    /// Time between looks while something is on its way.
+    pub busy: Duration,
 }
 
 impl Side {
@@ -95,6 +102,9 @@ impl Side {
                     in_flight: usize::try_from(base.in_flight).unwrap_or(1),
                     instant: false,
                     txs: &ctx.signals.base_txs,
+                    lane: "",
+                    followed: true,
+                    busy: Duration::from_millis(base.tick_ms.max(10)),
                 }
             }
             Self::OpenGradient => {
@@ -109,6 +119,9 @@ impl Side {
                     in_flight: usize::try_from(og.in_flight).unwrap_or(1),
                     instant: true,
                     txs: &ctx.signals.og_txs,
+                    lane: "",
+                    followed: true,
+                    busy: Duration::from_millis(og.tick_ms.max(10)),
                 }
             }
         }

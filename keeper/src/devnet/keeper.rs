@@ -9,9 +9,10 @@ use std::time::Duration;
 use alloy::primitives::Address;
 
 use super::deploy::{Deployment, Keys, OPG, USDC, operator_of};
+use super::x402::LANES;
 use crate::config::gateway::Gateway;
 use crate::config::limits::{Limits, OrderRates, Rate};
-use crate::config::x402::X402;
+use crate::config::x402::{self, X402};
 use crate::config::{
     Api, Base, Batch, Config, Dispatch, Disputes, Fees, Keeper, KeySource, Node, OpenGradient, RateCard,
 };
@@ -55,7 +56,7 @@ pub fn config(deployment: &Deployment, dir: &Path, listen: &str) -> Config {
         },
         gateway: Gateway::default(),
         disputes: Disputes::default(),
-        x402: X402::default(),
+        x402: X402 { networks: vec![x402(deployment, network.base.chain_id)], ..X402::default() },
         publish: Some(Publish::Directory { path: dir.join("rows") }),
         base: Base {
             chain_id: network.base.chain_id,
@@ -105,6 +106,29 @@ pub fn config(deployment: &Deployment, dir: &Path, listen: &str) -> Config {
             .collect(),
         rates: vec![rate(USDC, "10000000", "30000000"), rate(OPG, "100000000000000000000", "300000000000000000000")],
     }
+}
+
+/// Payments on the devnet's Base.
+fn x402(deployment: &Deployment, chain_id: u64) -> x402::Network {
+    let key = |lane| KeySource::Env { env: x402_variable(lane) };
+    x402::Network {
+        chain_id,
+        rpc: Vec::new(),
+        forwarder: deployment.contracts.x402.forwarder,
+        keys: (0..LANES).map(key).collect(),
+        tick_ms: 300,
+        in_flight: 2,
+        max_rows: 100,
+        instant: false,
+        assets: Vec::new(),
+        factories: Vec::new(),
+        receiver_authorizer: None,
+        sponsor: None,
+    }
+}
+
+fn x402_variable(lane: usize) -> String {
+    format!("QUITTANCE_X402_KEY_{lane}")
 }
 
 fn meter_variable(index: usize) -> String {
@@ -203,6 +227,9 @@ pub fn environment(keys: &Keys, nodes: usize) -> Result<Vec<(String, String)>> {
         (OG_KEY.to_owned(), keys.keeper_og.hex()),
         (RECEIPT_KEY.to_owned(), keys.keeper_receipts.hex()),
     ];
+    for (lane, key) in keys.x402.lanes.iter().enumerate() {
+        all.push((x402_variable(lane), key.hex()));
+    }
     for index in 0..nodes {
         all.push((meter_variable(index), operator_of(index)?.1.hex()));
     }

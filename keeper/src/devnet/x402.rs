@@ -29,7 +29,7 @@ pub const ERC3009_COLLECTOR: Address = address!("4020806089470a89826cB9fB1f40591
 pub const PERMIT2_COLLECTOR: Address = address!("4020425FAf3B746C082C2f942b4E5159887B0005");
 
 /// How many keys the forwarder has: as many transactions of payments can wait for a block at once.
-const LANES: usize = 3;
+pub const LANES: usize = 3;
 
 /// Salt of the payer's wallet that is there.
 const WALLET: u64 = 0;

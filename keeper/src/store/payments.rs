@@ -140,6 +140,8 @@ pub struct Carrier {
     pub state: TxState,
     /// From the canonical receipt.
     pub tx_hash: Option<B256>,
+    /// It is in the block that the payments got their result from.
+    pub stands: bool,
 }
 
 /// Transactions that carry payments without a result and are included or at their end.
@@ -148,7 +150,7 @@ pub struct Carrier {
 /// `store_failed`, `store_corrupt`.
 pub async fn carriers_to_read<'c>(db: impl Executor<'c, Database = Any>, chain_id: u64) -> Result<Vec<Carrier>> {
     let rows = sqlx::query(
-        "SELECT DISTINCT t.tx_id, t.state, t.tx_hash FROM payments p JOIN txs t ON t.tx_id = p.tx_id
+        "SELECT DISTINCT t.tx_id, t.state, t.tx_hash, CAST(0 AS BIGINT) AS stands FROM payments p JOIN txs t ON t.tx_id = p.tx_id
          WHERE p.chain_id = $1 AND p.state = 'queued' AND t.state IN ('included', 'done', 'failed', 'quarantined', 'obsolete')",
     )
     .bind(chain_column(chain_id)?)
@@ -163,7 +165,8 @@ pub async fn carriers_to_read<'c>(db: impl Executor<'c, Database = Any>, chain_i
 /// `store_failed`, `store_corrupt`.
 pub async fn carriers_to_close<'c>(db: impl Executor<'c, Database = Any>, chain_id: u64) -> Result<Vec<Carrier>> {
     let rows = sqlx::query(
-        "SELECT DISTINCT t.tx_id, t.state, t.tx_hash FROM payments p JOIN txs t ON t.tx_id = p.tx_id
+        "SELECT DISTINCT t.tx_id, t.state, t.tx_hash,
+         CAST(CASE WHEN t.block_hash = p.block_hash THEN 1 ELSE 0 END AS BIGINT) AS stands FROM payments p JOIN txs t ON t.tx_id = p.tx_id
          WHERE p.chain_id = $1 AND p.state IN ('settled', 'failed') AND p.final = 0
          AND (t.state <> 'included' OR t.block_hash <> p.block_hash)",
     )
@@ -178,6 +181,7 @@ fn carrier(row: &AnyRow) -> Result<Carrier> {
         tx_id: row.try_get("tx_id")?,
         state: TxState::parse(&row.try_get::<String, _>("state")?)?,
         tx_hash: row.try_get::<Option<Vec<u8>>, _>("tx_hash")?.map(|hash| b256("txs", &hash)).transpose()?,
+        stands: row.try_get::<i64, _>("stands")? != 0,
     })
 }
 
@@ -507,7 +511,7 @@ mod tests {
         tx.commit().await.unwrap();
         assert_eq!(sent_as(store.read(), tx_id).await.unwrap(), Some(place.tx_hash));
         let found = carriers_to_read(store.read(), 8453).await.unwrap();
-        assert_eq!(found, [Carrier { tx_id, state: TxState::Included, tx_hash: Some(place.tx_hash) }]);
+        assert_eq!(found, [Carrier { tx_id, state: TxState::Included, tx_hash: Some(place.tx_hash), stands: false }]);
         let evidence =
             Evidence { tx_hash: place.tx_hash, block_number: place.block_number, block_hash: place.block_hash };
         let settled = Settled { amount: U256::from(10), extra: None, evidence: Some(evidence) };

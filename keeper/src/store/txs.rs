@@ -14,7 +14,7 @@ use crate::types::{TxState, address, b256, units};
 #[derive(Clone, Debug)]
 pub struct NewTx {
     pub chain_id: u64,
-    /// settle_batch, settle_verified, finalize, deliver, reclaim, record or noop.
+    /// settle_batch, settle_verified, finalize, deliver, reclaim, record, x402 or noop.
     pub kind: &'static str,
     /// Unique name of the intent: queued once, however often it is asked for.
     pub intent_key: String,
@@ -55,6 +55,43 @@ pub async fn enqueue_with(tx: &mut WriteTx, new: &NewTx, value: u128, now_ms: i6
         .bind(new.intent_key.as_str())
         .fetch_one(&mut **tx)
         .await?)
+}
+
+/// Queues a transaction in a lane, with the gas that it needs at most. Nothing else knows its intent: it is queued as often as
+/// this is called.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn enqueue_in(tx: &mut WriteTx, lane: &str, new: &NewTx, gas_limit: u64, now_ms: i64) -> Result<i64> {
+    Ok(sqlx::query_scalar(
+        "INSERT INTO txs (chain_id, kind, intent_key, target, calldata, value, state, lane, gas_limit, created_ms, updated_ms)
+         VALUES ($1, $2, $3, $4, $5, '0', 'queued', $6, $7, $8, $8) RETURNING tx_id",
+    )
+    .bind(chain_column(new.chain_id)?)
+    .bind(new.kind)
+    .bind(new.intent_key.as_str())
+    .bind(new.target.to_vec())
+    .bind(new.calldata.to_vec())
+    .bind(lane.to_owned())
+    .bind(column(gas_limit)?)
+    .bind(now_ms)
+    .fetch_one(&mut **tx)
+    .await?)
+}
+
+/// How many transactions of each lane of a chain are not in a block yet.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn under_way<'c>(db: impl Executor<'c, Database = Any>, chain_id: u64) -> Result<Vec<(String, i64)>> {
+    let rows = sqlx::query(
+        "SELECT lane, COUNT(*) AS n FROM txs WHERE chain_id = $1 AND state IN ('queued', 'signed', 'sent') AND lane <> ''
+         GROUP BY lane",
+    )
+    .bind(chain_column(chain_id)?)
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get("lane")?, row.try_get("n")?))).collect()
 }
 
 /// A transaction as the manager sees it.
@@ -118,8 +155,8 @@ pub async fn open<'c>(db: impl Executor<'c, Database = Any>, chain_id: u64, sign
     rows.iter().map(read).collect()
 }
 
-/// Who else signed transactions of the keeper's own lane that are not at their end: a key that was replaced, or that another
-/// keeper has.
+/// Who else signed transactions that are not at their end, and in which lane: keys that were replaced, or that another keeper
+/// has.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
@@ -127,28 +164,56 @@ pub async fn other_signers<'c>(
     db: impl Executor<'c, Database = Any>,
     chain_id: u64,
     me: Address,
-) -> Result<Vec<Address>> {
+) -> Result<Vec<(Address, String)>> {
     let rows = sqlx::query(
-        "SELECT DISTINCT signer FROM txs WHERE chain_id = $1 AND signer <> $2 AND lane = ''
-         AND state IN ('signed', 'sent', 'included')",
+        "SELECT DISTINCT signer, lane FROM txs WHERE chain_id = $1 AND signer <> $2 AND state IN ('signed', 'sent', 'included')",
     )
     .bind(chain_column(chain_id)?)
     .bind(me.to_vec())
     .fetch_all(db)
     .await?;
-    rows.iter().map(|row| address("txs", &row.try_get::<Vec<u8>, _>("signer")?)).collect()
+    rows.iter().map(|row| Ok((address("txs", &row.try_get::<Vec<u8>, _>("signer")?)?, row.try_get("lane")?))).collect()
 }
 
-/// Transactions that wait for a nonce, oldest first.
+/// Puts a transaction into a lane.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn assign(tx: &mut WriteTx, tx_id: i64, lane: &str) -> Result<()> {
+    sqlx::query("UPDATE txs SET lane = $1 WHERE tx_id = $2")
+        .bind(lane.to_owned())
+        .bind(tx_id)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Puts what is queued in one lane into another: its key is not ours any more.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn adopt(tx: &mut WriteTx, chain_id: u64, from: &str, to: &str) -> Result<u64> {
+    let done = sqlx::query("UPDATE txs SET lane = $1 WHERE chain_id = $2 AND lane = $3 AND state = 'queued'")
+        .bind(to.to_owned())
+        .bind(chain_column(chain_id)?)
+        .bind(from.to_owned())
+        .execute(&mut **tx)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// Transactions of a lane that wait for a nonce, oldest first.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
-pub async fn queued<'c>(db: impl Executor<'c, Database = Any>, chain_id: u64, limit: i64) -> Result<Vec<TxRow>> {
-    let rows = sqlx::query("SELECT * FROM txs WHERE chain_id = $1 AND state = 'queued' ORDER BY tx_id LIMIT $2")
-        .bind(chain_column(chain_id)?)
-        .bind(limit)
-        .fetch_all(db)
-        .await?;
+pub async fn queued<'c>(
+    db: impl Executor<'c, Database = Any>,
+    chain_id: u64,
+    lane: &str,
+    limit: i64,
+) -> Result<Vec<TxRow>> {
+    let text = "SELECT * FROM txs WHERE chain_id = $1 AND state = 'queued' AND lane = $2 ORDER BY tx_id LIMIT $3";
+    let rows = sqlx::query(text).bind(chain_column(chain_id)?).bind(lane.to_owned()).bind(limit).fetch_all(db).await?;
     rows.iter().map(read).collect()
 }
 

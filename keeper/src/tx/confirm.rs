@@ -22,9 +22,10 @@ impl Manager {
     /// Asks for receipts of what the chain has counted, and ends what is final.
     pub(super) async fn confirm(&self, seat: &Seat, latest: u64) -> Result<()> {
         let view = self.view();
-        let cursor = events::cursor(self.ctx.store.read(), view.chain_id).await?;
-        let finalized = cursor.map_or(0, |cursor| cursor.finalized);
-        for row in txs::open(self.ctx.store.read(), view.chain_id, seat.signer).await? {
+        let open = txs::open(self.ctx.store.read(), view.chain_id, seat.signer).await?;
+        let included = open.iter().any(|row| row.state == TxState::Included);
+        let finalized = if included && !view.instant { self.finalized().await? } else { 0 };
+        for row in open {
             match (row.state, row.block_number, row.nonce) {
                 (TxState::Included, Some(block), _) => self.settle_included(seat, &row, block, finalized).await?,
                 (_, _, Some(nonce)) if nonce < latest => self.find_receipt(seat, &row, nonce).await?,
@@ -32,6 +33,16 @@ impl Manager {
             }
         }
         Ok(())
+    }
+
+    /// The last block that is final.
+    async fn finalized(&self) -> Result<u64> {
+        let view = self.view();
+        if view.followed {
+            let cursor = events::cursor(self.ctx.store.read(), view.chain_id).await?;
+            return Ok(cursor.map_or(0, |cursor| cursor.finalized));
+        }
+        Ok(view.rpc.head(BlockNumberOrTag::Finalized).await?.map_or(0, |head| head.number))
     }
 
     /// An included transaction: back on its way when its block is gone, at its end when its block is final.
@@ -66,7 +77,9 @@ impl Manager {
                 txs::exclude(&mut tx, row.tx_id, now_ms).await?;
             }
         }
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        self.lane.tell(&self.ctx);
+        Ok(())
     }
 
     /// A nonce that the chain has counted: by one of our envelopes, or by a transaction that is none of ours.
@@ -84,7 +97,7 @@ impl Manager {
         let now_ms = self.ctx.clock.now_ms();
         if let Some(found) = found {
             if !found.success {
-                super::reverted(self.side, &row.kind, "reverted: on_chain");
+                super::reverted(self.name(), &row.kind, "reverted: on_chain");
             }
             let mut tx = seat.lease.write(&self.ctx.store).await?;
             txs::include(&mut tx, row.tx_id, &found, now_ms).await?;
@@ -93,6 +106,7 @@ impl Manager {
             }
             tx.commit().await?;
             crash::point("after_include");
+            self.lane.tell(&self.ctx);
             tracing::info!(
                 tx_id = row.tx_id, intent = row.intent_key, hash = %found.tx_hash, block = found.block_number,
                 success = found.success, "included"
@@ -109,7 +123,7 @@ impl Manager {
             let mut tx = seat.lease.write(&self.ctx.store).await?;
             txs::requeue(&mut tx, row.tx_id, now_ms).await?;
             tx.commit().await?;
-            metrics::counter!("quittance_tx_nonces_lost_total", "chain" => self.side.as_str()).increment(1);
+            metrics::counter!("quittance_tx_nonces_lost_total", "chain" => self.name()).increment(1);
             tracing::error!(
                 tx_id = row.tx_id,
                 intent = row.intent_key,
@@ -168,7 +182,7 @@ impl Manager {
             return Ok(false);
         }
         let Some(fee) = market.replace(newest.fee, self.limits()) else {
-            metrics::counter!("quittance_tx_at_fee_cap_total", "chain" => self.side.as_str()).increment(1);
+            metrics::counter!("quittance_tx_at_fee_cap_total", "chain" => self.name()).increment(1);
             tracing::warn!(tx_id = row.tx_id, max_fee = newest.fee.max_fee, "stuck at fees.max_fee_wei");
             return Ok(false);
         };
@@ -192,7 +206,7 @@ impl Manager {
             new = fee.max_fee,
             "replaced at a higher fee"
         );
-        metrics::counter!("quittance_tx_replaced_total", "chain" => self.side.as_str()).increment(1);
+        metrics::counter!("quittance_tx_replaced_total", "chain" => self.name()).increment(1);
         self.broadcast(row.tx_id, &attempt).await?;
         Ok(true)
     }

@@ -13,11 +13,13 @@ impl Manager {
     /// Follows the open transactions of keys that no keeper on this database has. The role of such a key is taken for one look
     /// at a time: a keeper that has the key takes it back in between.
     pub(super) async fn see_to_former_keys(&mut self) -> Result<()> {
-        let signers = txs::other_signers(self.ctx.store.read(), self.view().chain_id, self.me()).await?;
+        let all = txs::other_signers(self.ctx.store.read(), self.view().chain_id, self.me()).await?;
+        let signers: Vec<_> =
+            all.into_iter().filter(|(_, lane)| self.lane.inherits(&self.ctx, lane)).map(|(signer, _)| signer).collect();
         self.former.retain(|signer, _| signers.contains(signer));
         for signer in signers {
             let seat = self.former.remove(&signer);
-            let mut seat = seat.unwrap_or_else(|| Seat::new(&self.ctx, self.side, signer));
+            let mut seat = seat.unwrap_or_else(|| Seat::new(&self.ctx, self.lane, signer));
             let looked = if seat.lease.hold(&self.ctx.store, self.ctx.clock.elapsed_ms()).await? {
                 let looked = self.see_to(&seat).await;
                 seat.lease.release(&self.ctx.store).await?;

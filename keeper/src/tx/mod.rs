@@ -1,4 +1,4 @@
-//! The transaction manager: one actor per chain and key. Every look is recover → confirm → unstick → send, so that a start
+//! The transaction manager: one actor per lane, which is one key on one chain. Every look is recover → confirm → unstick → send, so that a start
 //! is no special case. The nonce is a column of the transaction's row; nonce, signed bytes and attempt are stored before
 //! anything is broadcast; what an endpoint answers to a broadcast never decides, only receipts do.
 
@@ -6,6 +6,7 @@ pub mod classify;
 mod confirm;
 pub mod fees;
 mod former;
+pub mod lane;
 pub mod signer;
 #[cfg(test)]
 mod tests;
@@ -23,8 +24,9 @@ use tracing::{Instrument, info_span};
 
 use self::classify::{Class, Failure, revert_reason};
 use self::fees::{Limits, Market};
+use self::lane::Lane;
 use self::signer::{Payload, sign};
-use crate::chain::{Side, View};
+use crate::chain::View;
 use crate::ctx::{Ctx, SharedCtx};
 use crate::error::{Error, Result};
 use crate::store::leases::Lease;
@@ -44,31 +46,33 @@ const PERCENTILE: f64 = 50.0;
 /// Queued transactions looked at in one go.
 const LOOK_AHEAD: i64 = 32;
 
-/// Sends and confirms the transactions of one chain until `stop`.
+/// Sends and confirms the transactions of one lane until `stop`.
 ///
 /// # Errors
 /// `bad_configuration` when the key cannot be loaded; `store_corrupt`. What an endpoint or the database fails to do is tried
 /// again at the next tick.
-pub async fn run(ctx: SharedCtx, side: Side, stop: CancellationToken) -> Result<()> {
-    let source = side.view(&ctx).key.clone();
+pub async fn run(ctx: SharedCtx, lane: Lane, stop: CancellationToken) -> Result<()> {
+    let source = lane.view(&ctx).key.clone();
     let key = tokio::task::spawn_blocking(move || crypto::load_signer(&source))
         .await
         .map_err(|error| Error::Config(format!("cannot load the key: {error}")))??;
-    let span = info_span!("txs", chain = side.as_str(), signer = %key.address());
-    let mut manager = Manager::new(ctx.clone(), side, key);
+    let span = info_span!("txs", chain = lane.as_str(&ctx), signer = %key.address());
+    let mut manager = Manager::new(ctx.clone(), lane, key);
     async {
-        let view = side.view(&ctx);
+        let view = lane.view(&ctx);
         while !stop.is_cancelled() {
-            ctx.life.beat(side.txs_loop());
+            ctx.life.beat(lane.beat(&ctx));
+            let mut pause = view.tick;
             match manager.tick().await {
-                Ok(()) => {}
+                Ok(Sent::Nothing) => {}
+                Ok(Sent::Waiting) => pause = view.busy,
                 Err(error @ (Error::Corrupt { .. } | Error::Config(_))) => return Err(error),
                 Err(error) => tracing::warn!(code = error.code(), %error, "look at transactions failed"),
             }
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = view.txs.notified() => {}
-                () = tokio::time::sleep(view.tick) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
         manager.own.lease.release(&ctx.store).await
@@ -84,16 +88,24 @@ struct Seat {
 }
 
 impl Seat {
-    fn new(ctx: &Ctx, side: Side, signer: Address) -> Self {
-        let name = format!("signer:{}:{signer}", side.view(ctx).chain_id);
+    fn new(ctx: &Ctx, lane: Lane, signer: Address) -> Self {
+        let name = format!("signer:{}:{signer}", lane.view(ctx).chain_id);
         Self { signer, lease: Lease::new(name, &ctx.installation) }
     }
+}
+
+/// What a look left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Nothing,
+    /// Transactions that no block has.
+    Waiting,
 }
 
 /// The actor.
 pub(crate) struct Manager {
     ctx: SharedCtx,
-    side: Side,
+    lane: Lane,
     key: PrivateKeySigner,
     own: Seat,
     /// Keys that this keeper had before and whose transactions are not at their end.
@@ -103,13 +115,17 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
-    pub(crate) fn new(ctx: SharedCtx, side: Side, key: PrivateKeySigner) -> Self {
-        let own = Seat::new(&ctx, side, key.address());
-        Self { ctx, side, key, own, former: HashMap::new(), reverts: HashMap::new() }
+    pub(crate) fn new(ctx: SharedCtx, lane: Lane, key: PrivateKeySigner) -> Self {
+        let own = Seat::new(&ctx, lane, key.address());
+        Self { ctx, lane, key, own, former: HashMap::new(), reverts: HashMap::new() }
     }
 
     fn view(&self) -> View<'_> {
-        self.side.view(&self.ctx)
+        self.lane.view(&self.ctx)
+    }
+
+    fn name(&self) -> &'static str {
+        self.lane.as_str(&self.ctx)
     }
 
     fn me(&self) -> Address {
@@ -122,15 +138,16 @@ impl Manager {
     }
 
     /// One look.
-    pub(crate) async fn tick(&mut self) -> Result<()> {
+    pub(crate) async fn tick(&mut self) -> Result<Sent> {
         if !self.own.lease.hold(&self.ctx.store, self.ctx.clock.elapsed_ms()).await? {
-            return Ok(());
+            return Ok(Sent::Nothing);
         }
         let latest = self.view().rpc.nonce(self.me(), BlockNumberOrTag::Latest).await?;
         self.confirm(&self.own, latest).await?;
         self.unstick(latest).await?;
-        self.send(latest).await?;
-        self.see_to_former_keys().await
+        let sent = self.send(latest).await?;
+        self.see_to_former_keys().await?;
+        Ok(sent)
     }
 
     /// What the chain asks for now.
@@ -149,22 +166,23 @@ impl Manager {
     }
 
     /// Gives queued transactions a nonce and sends them while the window has room.
-    async fn send(&mut self, latest: u64) -> Result<()> {
+    async fn send(&mut self, latest: u64) -> Result<Sent> {
         let ctx = self.ctx.clone();
-        let view = self.side.view(&ctx);
+        let view = self.lane.view(&ctx);
         let open = txs::open(self.ctx.store.read(), view.chain_id, self.me()).await?;
         let mut in_flight = open.iter().filter(|row| row.block_number.is_none()).count();
-        let queued = txs::queued(self.ctx.store.read(), view.chain_id, LOOK_AHEAD).await?;
+        let queued = txs::queued(self.ctx.store.read(), view.chain_id, view.lane, LOOK_AHEAD).await?;
         self.reverts.retain(|tx_id, _| queued.iter().any(|row| row.tx_id == *tx_id));
-        gauge("quittance_tx_in_flight", self.side, in_flight);
-        gauge("quittance_tx_queued", self.side, queued.len());
+        gauge("quittance_tx_in_flight", self.name(), in_flight);
+        gauge("quittance_tx_queued", self.name(), queued.len());
+        let waiting = |in_flight| if in_flight == 0 { Sent::Nothing } else { Sent::Waiting };
         if queued.is_empty() || in_flight >= view.in_flight {
-            return Ok(());
+            return Ok(waiting(in_flight));
         }
         let market = self.market().await?;
         let Some(fee) = market.offer(self.limits()) else {
             tracing::warn!(base_fee = market.base_fee, "gas costs more than fees.max_fee_wei: waiting");
-            return Ok(());
+            return Ok(waiting(in_flight));
         };
         let mut balance = view.rpc.balance(self.me()).await?;
         let mut unanswered = 0;
@@ -195,7 +213,7 @@ impl Manager {
                 self.pause(balance, cost);
                 break;
             }
-            gauge("quittance_tx_paused", self.side, 0);
+            gauge("quittance_tx_paused", self.name(), 0);
             let payload = Payload {
                 chain_id: view.chain_id,
                 nonce: txs::next_nonce(self.ctx.store.read(), view.chain_id, self.me(), latest).await?,
@@ -211,11 +229,11 @@ impl Manager {
                 balance = balance.saturating_sub(cost);
             }
         }
-        Ok(())
+        Ok(waiting(in_flight))
     }
 
     fn pause(&self, balance: U256, cost: U256) {
-        gauge("quittance_tx_paused", self.side, 1);
+        gauge("quittance_tx_paused", self.name(), 1);
         tracing::warn!(%balance, %cost, "not enough gas money: waiting; fund the account");
     }
 
@@ -225,7 +243,7 @@ impl Manager {
             let (rpc, me) = (self.view().rpc, self.me());
             let request = TransactionRequest::default().with_from(me).with_to(row.target);
             let request = request.with_value(U256::from(row.value)).with_input(row.calldata.clone());
-            if let Some(bound) = fees::gas_bound(&row.kind, row.calldata.len()) {
+            if let Some(bound) = row.gas_limit.or_else(|| fees::gas_bound(&row.kind, row.calldata.len())) {
                 // An estimate runs the whole batch several times; whether the bound is enough shows in one run.
                 let bounded = request.clone().with_gas_limit(bound);
                 if rpc.dry_run(bounded, BlockId::pending()).await.is_ok() {
@@ -252,7 +270,7 @@ impl Manager {
         let settled = *seen >= REVERTS && now_ms.saturating_sub(*first_ms) >= REVERT_MS;
         tracing::warn!(tx_id = row.tx_id, intent = row.intent_key, reason, seen, "the transaction would revert");
         if settled {
-            reverted(self.side, &row.kind, &reason);
+            reverted(self.name(), &row.kind, &reason);
             self.reverts.remove(&row.tx_id);
             // The store's failure is the next look's: the row is still queued then.
             if let Err(error) = self.quarantine(row.tx_id, &reason).await {
@@ -266,7 +284,7 @@ impl Manager {
         let mut tx = self.own.lease.write(&self.ctx.store).await?;
         txs::quarantine(&mut tx, tx_id, reason, self.ctx.clock.now_ms()).await?;
         tx.commit().await?;
-        metrics::counter!("quittance_tx_quarantined_total", "chain" => self.side.as_str()).increment(1);
+        metrics::counter!("quittance_tx_quarantined_total", "chain" => self.name()).increment(1);
         Ok(())
     }
 
@@ -301,7 +319,7 @@ impl Manager {
         let mut tx = self.ctx.store.write().await?;
         txs::mark_sent(&mut tx, tx_id, attempt.tx_hash, said, self.ctx.clock.now_ms()).await?;
         tx.commit().await?;
-        tracing::info!(target: "trail", step = "sent", tx_id, tx = %attempt.tx_hash, chain = self.side.as_str(), said);
+        tracing::info!(target: "trail", step = "sent", tx_id, tx = %attempt.tx_hash, chain = self.name(), said);
         if said.is_none() {
             tracing::info!(tx_id, hash = %attempt.tx_hash, max_fee = attempt.fee.max_fee, "sent");
         }
@@ -325,6 +343,7 @@ impl Manager {
         };
         let mut tx = self.ctx.store.write().await?;
         let tx_id = txs::enqueue(&mut tx, &new, now_ms).await?;
+        txs::assign(&mut tx, tx_id, self.view().lane).await?;
         let stored = self.own.lease.guard(&mut tx).await?
             && txs::allocate(&mut tx, tx_id, self.me(), (nonce, payload.gas_limit), &attempt).await?;
         if !stored {
@@ -337,16 +356,16 @@ impl Manager {
 }
 
 /// Counts a revert under the name of its error; texts of foreign contracts would be labels without end.
-fn reverted(side: Side, kind: &str, reason: &str) {
+fn reverted(chain: &'static str, kind: &str, reason: &str) {
     let name = reason.strip_prefix("reverted: ").and_then(|rest| rest.split(' ').next()).unwrap_or("other");
     let fits = name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_uppercase());
     let name =
         if fits && name.chars().all(|c| c.is_ascii_alphanumeric()) || name == "on_chain" { name } else { "other" };
-    let labels = [("chain", side.as_str().to_owned()), ("kind", kind.to_owned()), ("reason", name.to_owned())];
+    let labels = [("chain", chain.to_owned()), ("kind", kind.to_owned()), ("reason", name.to_owned())];
     metrics::counter!("quittance_tx_reverts_total", &labels).increment(1);
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn gauge(name: &'static str, side: Side, value: usize) {
-    metrics::gauge!(name, "chain" => side.as_str()).set(value as f64);
+fn gauge(name: &'static str, chain: &'static str, value: usize) {
+    metrics::gauge!(name, "chain" => chain).set(value as f64);
 }

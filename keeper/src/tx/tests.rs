@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Manager;
 use super::fees::Fee;
+use super::lane::Lane;
 use super::signer::{Payload, sign};
 use crate::chain::Side;
 use crate::chain::faults::{self, Faults};
@@ -46,7 +47,7 @@ impl Bed {
             mine(&chains.base).await;
         }
         let ctx = bare(&chains, &chains.base.url, HERE, &dir).await;
-        let manager = Manager::new(ctx.clone(), Side::Base, key.signer.clone());
+        let manager = Manager::new(ctx.clone(), Lane::Own(Side::Base), key.signer.clone());
         let watcher = Watcher::new(ctx.clone(), Side::Base);
         Self { chains, ctx, manager, watcher, key, dir }
     }
@@ -54,7 +55,7 @@ impl Bed {
     /// As after a crash: a new process over the same database.
     async fn restart(&mut self) {
         self.ctx = bare(&self.chains, &self.chains.base.url, HERE, &self.dir).await;
-        self.manager = Manager::new(self.ctx.clone(), Side::Base, self.key.signer.clone());
+        self.manager = Manager::new(self.ctx.clone(), Lane::Own(Side::Base), self.key.signer.clone());
         self.watcher = Watcher::new(self.ctx.clone(), Side::Base);
     }
 
@@ -353,7 +354,7 @@ async fn rpc_timeout_after_accept() {
     let faults = Faults::default();
     let url = faults::start(bed.chains.base.url.clone(), faults.clone()).await;
     bed.ctx = bare(&bed.chains, &url, HERE, &bed.dir).await;
-    bed.manager = Manager::new(bed.ctx.clone(), Side::Base, bed.key.signer.clone());
+    bed.manager = Manager::new(bed.ctx.clone(), Lane::Own(Side::Base), bed.key.signer.clone());
     faults.lost_sends.store(true, Ordering::SeqCst);
     let id = bed.enqueue("a", TARGET).await;
     bed.tick().await;
@@ -373,7 +374,7 @@ async fn rpc_timeout_after_accept() {
 async fn two_keepers_with_one_key_never_sign_the_same_nonce() {
     let mut bed = Bed::new().await;
     let there = bare(&bed.chains, &bed.chains.base.url, "127.0.0.1:2", &bed.dir).await;
-    let mut other = Manager::new(there.clone(), Side::Base, bed.key.signer.clone());
+    let mut other = Manager::new(there.clone(), Lane::Own(Side::Base), bed.key.signer.clone());
     let first = bed.enqueue("a", TARGET).await;
     bed.tick().await;
     let second = bed.enqueue("b", TARGET).await;

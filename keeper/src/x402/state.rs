@@ -1,0 +1,196 @@
+//! What the facilitator keeps in memory: its networks with their keys, and who waits for which payment.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use alloy::primitives::{Address, B256};
+use alloy::signers::local::PrivateKeySigner;
+use tokio::sync::Notify;
+
+use crate::chain::rpc::Rpc;
+use crate::config::{Config, KeySource, x402};
+use crate::crypto::load_signer;
+use crate::error::{Error, Result};
+
+/// The facilitator of a keeper; without networks it supports nothing.
+#[derive(Debug, Default)]
+pub struct Facilitator {
+    pub networks: Vec<Network>,
+    pub waiting: Waiting,
+}
+
+/// A chain on which payments are settled.
+#[derive(Debug)]
+pub struct Network {
+    pub config: x402::Network,
+    pub rpc: Rpc,
+    pub lanes: Vec<Lane>,
+    /// Signs claims and refunds for servers that name it.
+    pub authorizer: Option<PrivateKeySigner>,
+    /// Name of the loop that settles, for signs of life.
+    pub beat: &'static str,
+    /// Wakes it.
+    pub wake: Notify,
+    /// Events of this chain are followed: its finality is known from them.
+    pub followed: bool,
+    deployed: Mutex<HashSet<Address>>,
+}
+
+/// One key of a network.
+#[derive(Debug)]
+pub struct Lane {
+    pub address: Address,
+    pub key: KeySource,
+    /// What it is called in the database.
+    pub name: String,
+    /// Name of the loop that sends for it, for signs of life.
+    pub beat: &'static str,
+    /// Wakes it.
+    pub txs: Notify,
+}
+
+impl Facilitator {
+    /// Loads the keys that the configuration names. Decrypting a keystore takes about a second each.
+    ///
+    /// # Errors
+    /// `bad_configuration` naming the variable, file or rule.
+    pub fn load(config: &Config) -> Result<Self> {
+        let own = if config.x402.networks.is_empty() { None } else { Some(load_signer(&config.base.key)?.address()) };
+        let mut networks = Vec::with_capacity(config.x402.networks.len());
+        for network in &config.x402.networks {
+            let id = network.chain_id;
+            let base = id == config.base.chain_id;
+            let urls = if network.rpc.is_empty() && base { &config.base.rpc } else { &network.rpc };
+            let mut lanes = Vec::with_capacity(network.keys.len());
+            for (index, key) in network.keys.iter().enumerate() {
+                let address = load_signer(key)?.address();
+                if lanes.iter().any(|lane: &Lane| lane.address == address) || (base && own == Some(address)) {
+                    let text = format!("x402.networks, chain {id}: {address} has another task here: one key, one task");
+                    return Err(Error::Config(text));
+                }
+                lanes.push(Lane {
+                    address,
+                    key: key.clone(),
+                    name: format!("{address:#x}"),
+                    beat: kept(format!("txs_x402_{id}_{index}")),
+                    txs: Notify::new(),
+                });
+            }
+            networks.push(Network {
+                rpc: Rpc::new(id, urls)?,
+                lanes,
+                authorizer: network.receiver_authorizer.as_ref().map(load_signer).transpose()?,
+                beat: kept(format!("x402_{id}")),
+                wake: Notify::new(),
+                followed: base,
+                deployed: Mutex::default(),
+                config: network.clone(),
+            });
+        }
+        Ok(Self { networks, waiting: Waiting::default() })
+    }
+
+    /// The network of a chain.
+    pub fn network(&self, chain_id: u64) -> Option<&Network> {
+        self.networks.iter().find(|network| network.config.chain_id == chain_id)
+    }
+}
+
+/// Names of loops live as long as the program; there are a handful.
+fn kept(name: String) -> &'static str {
+    Box::leak(name.into_boxed_str())
+}
+
+impl Network {
+    /// Whether a contract was seen here. Contracts do not go away, so it is asked for once.
+    pub fn is_deployed(&self, contract: Address) -> bool {
+        self.deployed.lock().unwrap_or_else(PoisonError::into_inner).contains(&contract)
+    }
+
+    /// A contract was seen.
+    pub fn deployed(&self, contract: Address) {
+        /// Strangers name tokens too: they must not fill the memory.
+        const MOST: usize = 10_000;
+        let mut known = self.deployed.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < MOST {
+            known.insert(contract);
+        }
+    }
+}
+
+/// Callers that wait for payments. Hints only: they look for themselves too.
+#[derive(Debug, Default)]
+pub struct Waiting(Mutex<HashMap<B256, (usize, Arc<Notify>)>>);
+
+impl Waiting {
+    /// Waits for news of a payment until the value is dropped.
+    pub fn wait(&self, payment_id: B256) -> Waiter<'_> {
+        let mut all = self.lock();
+        let (waiters, notify) = all.entry(payment_id).or_default();
+        *waiters += 1;
+        Waiter { waiting: self, payment_id, notify: notify.clone() }
+    }
+
+    /// There is news.
+    pub fn tell(&self, payment_id: B256) {
+        if let Some((_, notify)) = self.lock().get(&payment_id) {
+            notify.notify_waiters();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<B256, (usize, Arc<Notify>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One caller that waits.
+#[derive(Debug)]
+pub struct Waiter<'a> {
+    waiting: &'a Waiting,
+    payment_id: B256,
+    notify: Arc<Notify>,
+}
+
+impl Waiter<'_> {
+    /// The next news after this call.
+    pub fn news(&self) -> tokio::sync::futures::Notified<'_> {
+        self.notify.notified()
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let mut all = self.waiting.lock();
+        if let Some((waiters, _)) = all.get_mut(&self.payment_id) {
+            *waiters -= 1;
+            if *waiters == 0 {
+                all.remove(&self.payment_id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn news_reach_all_that_wait_and_nothing_stays() {
+        let waiting = Waiting::default();
+        let id = B256::repeat_byte(1);
+        let (a, b) = (waiting.wait(id), waiting.wait(id));
+        let (mut first, mut second) = (Box::pin(a.news()), Box::pin(b.news()));
+        first.as_mut().enable();
+        second.as_mut().enable();
+        waiting.tell(B256::repeat_byte(2));
+        waiting.tell(id);
+        tokio::time::timeout(std::time::Duration::from_secs(60), async {
+            first.await;
+            second.await;
+        })
+        .await
+        .unwrap();
+        drop((a, b));
+        assert!(waiting.lock().is_empty());
+    }
+}

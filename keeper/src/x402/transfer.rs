@@ -1,0 +1,128 @@
+//! Schemes `exact` and `upto` from request to answer.
+
+use alloy::primitives::keccak256;
+use quittance_bindings::x402_forwarder::IX402Forwarder::Call;
+
+use super::permit2::Charge;
+use super::plan::{Checked, Plan};
+use super::reasons::{Fault, Reason};
+use super::simulate::{Proof, prove};
+use super::state::Network;
+use super::wire::{Request, SettledAnswer, Verified};
+use super::{Asked, exact, permit2, wait};
+use crate::admission::count_payment;
+use crate::crash;
+use crate::ctx::Ctx;
+use crate::error::Result;
+use crate::store::payments::{self, Payment, Settled};
+use crate::types::PaymentState;
+
+/// Checks a payment by itself; `now` in unix seconds, `None` to leave the clock out.
+fn check(network: &Network, request: &Request, charge: Charge, now: Option<u64>) -> Result<Checked, Fault> {
+    let upto = request.requirements.scheme == "upto";
+    let permit2 = upto || (request.version == 2 && request.payload.get("permit2Authorization").is_some());
+    if !permit2 {
+        return exact::check(request, now);
+    }
+    let charge = if upto { charge } else { Charge::All };
+    permit2::check(request, charge, network.config.forwarder, now)
+}
+
+/// Whether a payment would be settled now.
+pub(super) async fn verify(ctx: &Ctx, network: &Network, request: &Request) -> Result<Verified> {
+    let (plan, deferred) = match check(network, request, Charge::All, Some(ctx.clock.now())) {
+        Ok(checked) => checked,
+        Err(fault) => return Ok(fault.into()),
+    };
+    let payer = plan.payer;
+    // Spent here without the chain knowing: settled for nothing.
+    if let Some(known) = payments::get(ctx.store.read(), plan.payment_id).await?
+        && known.state == PaymentState::Settled
+    {
+        return Ok(spent(&plan).into());
+    }
+    Ok(match prove(network, (plan, deferred)).await {
+        Ok(_) => Verified::valid(payer, None),
+        Err(fault) => fault.into(),
+    })
+}
+
+/// The refusal of what was settled already.
+fn spent(plan: &Plan) -> Fault {
+    let reason = match plan.method {
+        super::plan::Method::Eip3009 => Reason::ExactNonceUsed,
+        _ => Reason::Permit2InvalidNonce,
+    };
+    Fault::new(reason, "this payment was settled already: sign a new one").of(plan.payer)
+}
+
+/// Settles a payment, or answers what came of it before.
+pub(super) async fn settle(ctx: &Ctx, asked: &Asked<'_>) -> Result<SettledAnswer> {
+    let (network, request) = (asked.network, asked.request);
+    match check(network, request, Charge::Asked, None) {
+        Err(fault) => return Ok(asked.refused(fault)),
+        Ok((plan, None)) => {
+            if let Some(known) = payments::get(ctx.store.read(), plan.payment_id).await?
+                && !(known.state == PaymentState::Failed && known.is_final)
+            {
+                return again(ctx, asked, &plan, known).await;
+            }
+        }
+        // What is wrong comes out below, after the signature.
+        Ok((_, Some(_))) => {}
+    }
+    let (plan, deferred) = match check(network, request, Charge::Asked, Some(ctx.clock.now())) {
+        Ok(checked) => checked,
+        Err(fault) => return Ok(asked.refused(fault)),
+    };
+    let proof = match prove(network, (plan.clone(), deferred)).await {
+        Ok(proof) => proof,
+        Err(fault) => {
+            // Another call may have settled it meanwhile: that is why it would fail now.
+            return match payments::get(ctx.store.read(), plan.payment_id).await? {
+                Some(known) if known.state != PaymentState::Failed => again(ctx, asked, &plan, known).await,
+                _ => Ok(asked.refused(fault)),
+            };
+        }
+    };
+    count_payment(ctx, plan.payer)?;
+    let free = plan.amount.is_zero();
+    let calls = if free { Vec::new() } else { calls(&plan, proof) };
+    let row = plan.row(request, asked.body, &calls, asked.api_key);
+    let now_ms = ctx.clock.now_ms();
+    let mut tx = ctx.store.write().await?;
+    let known = payments::insert(&mut tx, &row, now_ms).await?;
+    if known.is_none() && free {
+        let settled = Settled { amount: plan.amount, extra: None, evidence: None };
+        payments::settle(&mut tx, plan.payment_id, &settled, now_ms).await?;
+    }
+    tx.commit().await?;
+    crash::point("after_payment_commit");
+    if let Some(known) = known {
+        return again(ctx, asked, &plan, known).await;
+    }
+    tracing::info!(target: "trail", step = "payment", payment = %plan.payment_id, payer = %plan.payer, scheme = row.scheme);
+    network.wake.notify_one();
+    wait::for_result(ctx, asked, plan.payment_id).await
+}
+
+/// The calls of a payment: its wallet's deployment, if it has none yet, and the transfer.
+fn calls(plan: &Plan, proof: Proof) -> Vec<Call> {
+    let mut calls = Vec::with_capacity(2);
+    if let (Some(gas), Some(deploy)) = (proof.deploy_gas, &plan.signature.deploy) {
+        let id = keccak256([plan.payment_id.as_slice(), b"deploy"].concat());
+        calls.push(Call { id, target: deploy.factory, gas, data: deploy.data.clone() });
+    }
+    calls.push(Call { id: plan.payment_id, target: plan.target, gas: proof.gas, data: plan.calldata.clone() });
+    calls
+}
+
+/// The same payment again: what came of it the first time. For another resource it is not the same request, but an attempt to
+/// use one payment twice.
+async fn again(ctx: &Ctx, asked: &Asked<'_>, plan: &Plan, known: Payment) -> Result<SettledAnswer> {
+    let other = |a: &Option<String>, b: &Option<String>| a.is_some() && b.is_some() && a != b;
+    if other(&known.new.resource, &asked.request.resource) {
+        return Ok(asked.refused(spent(plan)));
+    }
+    wait::for_result(ctx, asked, plan.payment_id).await
+}

@@ -1,0 +1,94 @@
+//! Answers to callers that settle: they wait for the result of their payment, up to a time.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use alloy::primitives::B256;
+use tokio::time::Instant;
+
+use super::Asked;
+use super::reasons::{Fault, Reason};
+use super::wire::SettledAnswer;
+use crate::ctx::Ctx;
+use crate::error::{Error, Result};
+use crate::store::payments::{self, Payment};
+use crate::types::PaymentState;
+
+/// Looks at the store without a hint: another keeper may settle.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Waits for the result of a payment; `settlement_pending` when it takes too long. Nothing is called failed that may still be paid.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn for_result(ctx: &Ctx, asked: &Asked<'_>, payment_id: B256) -> Result<SettledAnswer> {
+    let deadline = Instant::now() + Duration::from_millis(ctx.config.x402.settle_wait_ms);
+    let waiter = ctx.x402.waiting.wait(payment_id);
+    loop {
+        let mut news = pin!(waiter.news());
+        // Before the look, so that nothing is missed between the two.
+        news.as_mut().enable();
+        let payment = payments::get(ctx.store.read(), payment_id).await?;
+        let missing = || Error::Corrupt { table: "payments", what: format!("{payment_id} is gone") };
+        let payment = payment.ok_or_else(missing)?;
+        if let Some(answer) = result(asked, &payment) {
+            return Ok(answer);
+        }
+        if Instant::now() >= deadline || ctx.closing.is_cancelled() {
+            match pending(ctx, asked, &payment).await? {
+                Some(answer) => return Ok(answer),
+                None => continue,
+            }
+        }
+        tokio::select! {
+            () = &mut news => {}
+            () = ctx.closing.cancelled() => {}
+            () = tokio::time::sleep_until(deadline.min(Instant::now() + LOOK)) => {}
+        }
+    }
+}
+
+/// The answer to a payment that has its result.
+fn result(asked: &Asked<'_>, payment: &Payment) -> Option<SettledAnswer> {
+    let success = match payment.state {
+        PaymentState::Settled => true,
+        PaymentState::Failed => false,
+        PaymentState::Accepted | PaymentState::Queued => return None,
+    };
+    // `exact` answers without an amount: it is what was asked for.
+    let amount = (success && !matches!(payment.new.scheme, "exact") && payment.new.method != "claim")
+        .then(|| payment.new.amount.to_string());
+    Some(SettledAnswer {
+        success,
+        transaction: payment.tx_hash.map(|hash| hash.to_string()).unwrap_or_default(),
+        network: asked.request.requirements.network.clone(),
+        payer: payment.new.payer,
+        amount,
+        error_reason: payment.reason.clone(),
+        error_message: payment.message.clone(),
+        extra: payment.extra.as_deref().and_then(|extra| serde_json::from_str(extra).ok()),
+    })
+}
+
+/// The answer to a payment without a result in time: taken back if nothing of it was sent, pending otherwise. `None` when it got
+/// on meanwhile.
+async fn pending(ctx: &Ctx, asked: &Asked<'_>, payment: &Payment) -> Result<Option<SettledAnswer>> {
+    let fault = |reason, text: &str| Fault { payer: payment.new.payer, ..Fault::new(reason, text) };
+    if payment.state == PaymentState::Accepted {
+        let reason = Reason::UnexpectedSettle;
+        let text = "nothing was sent: the facilitator cannot send now; try again";
+        let (id, now_ms) = (payment.new.payment_id, ctx.clock.now_ms());
+        let mut tx = ctx.store.write().await?;
+        let taken_back =
+            payments::fail(&mut tx, id, PaymentState::Accepted, (reason.as_str(), text), None, now_ms).await?;
+        tx.commit().await?;
+        return Ok(taken_back.then(|| asked.refused(fault(reason, text))));
+    }
+    let hash = match payment.tx_id {
+        Some(tx_id) => payments::sent_as(ctx.store.read(), tx_id).await?,
+        None => None,
+    };
+    let text = "the transaction is on its way: ask again with the same payment";
+    let refused = asked.refused(fault(Reason::SettlementPending, text));
+    Ok(Some(SettledAnswer { transaction: hash.map(|hash| hash.to_string()).unwrap_or_default(), ..refused }))
+}
