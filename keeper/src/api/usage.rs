@@ -116,7 +116,7 @@ fn whole(units: u128) -> String {
 #[utoipa::path(get, path = "/health", tag = "gateway",
     responses((status = 200, description = "{status, supportedKinds, extensions, signers}")))]
 pub async fn health(State(ctx): State<SharedCtx>) -> Json<Value> {
-    let supported = x402::supported(&ctx);
+    let supported = x402::supported(&ctx.x402);
     Json(json!({
         "status": "ok", "supportedKinds": supported.kinds, "extensions": supported.extensions, "signers": supported.signers,
     }))

@@ -79,6 +79,28 @@ pub async fn enqueue_in(tx: &mut WriteTx, lane: &str, new: &NewTx, gas_limit: u6
     .await?)
 }
 
+/// Whether a lane has transactions that wait for a nonce or have no final end.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn any_left<'c>(
+    db: impl Executor<'c, Database = Any>,
+    chain_id: u64,
+    lane: &str,
+    signer: Address,
+) -> Result<bool> {
+    let found: Option<i64> = sqlx::query_scalar(
+        "SELECT tx_id FROM txs WHERE chain_id = $1 AND state IN ('queued', 'signed', 'sent', 'included')
+         AND (lane = $2 OR signer = $3) LIMIT 1",
+    )
+    .bind(chain_column(chain_id)?)
+    .bind(lane.to_owned())
+    .bind(signer.to_vec())
+    .fetch_optional(db)
+    .await?;
+    Ok(found.is_some())
+}
+
 /// How many transactions of each lane of a chain are not in a block yet.
 ///
 /// # Errors

@@ -142,7 +142,13 @@ impl Manager {
         if !self.own.lease.hold(&self.ctx.store, self.ctx.clock.elapsed_ms()).await? {
             return Ok(Sent::Nothing);
         }
-        let latest = self.view().rpc.nonce(self.me(), BlockNumberOrTag::Latest).await?;
+        let view = self.view();
+        // A lane of payments that has nothing to do asks nobody; the first of a network sees to what others left.
+        let own = matches!(self.lane, Lane::Own(_) | Lane::X402 { key: 0, .. });
+        if !own && !txs::any_left(self.ctx.store.read(), view.chain_id, view.lane, self.me()).await? {
+            return Ok(Sent::Nothing);
+        }
+        let latest = view.rpc.nonce(self.me(), BlockNumberOrTag::Latest).await?;
         self.confirm(&self.own, latest).await?;
         self.unstick(latest).await?;
         let sent = self.send(latest).await?;

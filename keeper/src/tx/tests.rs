@@ -474,7 +474,7 @@ async fn another_keepers_key_is_left_to_it() {
     let there = bare(&bed.chains, &bed.chains.base.url, "127.0.0.1:2", &bed.dir).await;
     let key = Key::of("beside").unwrap();
     fund(&bed.chains, key.address()).await.unwrap();
-    let mut other = Manager::new(there.clone(), Side::Base, key.signer.clone());
+    let mut other = Manager::new(there.clone(), Lane::Own(Side::Base), key.signer.clone());
     let id = bed.enqueue("a", TARGET).await;
     bed.tick().await;
     let hash = bed.attempts(id).await[0].tx_hash;

@@ -1,5 +1,6 @@
 //! The x402 facilitator: verifies what payers sign, settles it on chain, and answers the same however often it is asked.
 
+pub mod channel;
 pub mod contracts;
 pub mod exact;
 pub mod networks;

@@ -164,6 +164,7 @@ impl Settler {
         let network = self.network();
         let under_way: HashMap<String, i64> =
             txs::under_way(self.ctx.store.read(), self.chain_id()).await?.into_iter().collect();
+        self.adopt(under_way.keys()).await?;
         let load = |lane: &Lane| under_way.get(&lane.name).copied().unwrap_or(0);
         let busy = network.lanes.iter().any(|lane| load(lane) > 0);
         let mut lanes: Vec<&Lane> =
@@ -189,6 +190,22 @@ impl Settler {
             self.forward(lane, &group).await?;
         }
         Ok(busy || !waiting.is_empty())
+    }
+
+    /// What is queued for a key that is not in the configuration any more gets another one.
+    async fn adopt(&self, lanes: impl Iterator<Item = &String>) -> Result<()> {
+        let network = self.network();
+        let Some(first) = network.lanes.first() else { return Ok(()) };
+        for lane in lanes.filter(|lane| network.lanes.iter().all(|known| known.name != **lane)) {
+            let mut tx = self.lease.write(&self.ctx.store).await?;
+            let n = txs::adopt(&mut tx, self.chain_id(), lane, &first.name).await?;
+            tx.commit().await?;
+            if n > 0 {
+                tracing::warn!(from = lane, to = first.name, n, "transactions of a removed key have another one now");
+                first.txs.notify_one();
+            }
+        }
+        Ok(())
     }
 
     /// The payments that fit into one transaction, with their calls, and those that do not.

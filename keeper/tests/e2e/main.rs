@@ -10,3 +10,4 @@ mod privacy;
 mod refusals;
 mod refuse_to_start;
 mod settle;
+mod x402;

@@ -45,7 +45,7 @@ async fn accepted(api: &Api, tx_id: i64, hash: B256) {
 }
 
 async fn queued(api: &Api) -> Vec<i64> {
-    let rows = txs::queued(api.ctx.store.read(), 10_740, 10).await.unwrap();
+    let rows = txs::queued(api.ctx.store.read(), 10_740, "", 10).await.unwrap();
     rows.iter().filter(|row| row.kind == "heartbeat").map(|row| row.tx_id).collect()
 }
 

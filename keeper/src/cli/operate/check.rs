@@ -39,6 +39,11 @@ pub fn keys(config: &Config) -> Vec<KeyProblem> {
     for node in &config.nodes {
         named.extend(node.meter_key.iter().map(|key| (format!("nodes.meter_key of {}", node.id), key)));
     }
+    for network in &config.x402.networks {
+        let place = format!("x402.networks, chain {}", network.chain_id);
+        named.extend(network.keys.iter().map(|key| (format!("{place}, keys"), key)));
+        named.extend(network.receiver_authorizer.iter().map(|key| (format!("{place}, receiver_authorizer"), key)));
+    }
     let problem = |(place, source): (String, &KeySource)| {
         let error = load_signer(source).err()?;
         let variable = match source {

@@ -4,10 +4,8 @@ use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::sol_types::{Eip712Domain, SolStruct, SolValue};
 use serde_json::Value;
 
-use super::super::contracts::batch::{DepositWitness, PermitWitnessTransferFrom};
-use super::super::contracts::{
-    ERC3009_COLLECTOR, PERMIT2_COLLECTOR, Permit2612, ReceiveWithAuthorization, TokenPermissions,
-};
+use super::super::contracts::batch::{DepositWitness, PermitWitnessTransferFrom, TokenPermissions};
+use super::super::contracts::{ERC3009_COLLECTOR, PERMIT2_COLLECTOR, Permit2612, ReceiveWithAuthorization};
 use super::super::exact::MARGIN;
 use super::super::permit2;
 use super::super::read::At;
