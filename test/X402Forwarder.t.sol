@@ -175,7 +175,10 @@ contract X402ForwarderTest is Test {
         IX402Forwarder.Result[] memory results = _forward(_other, calls);
         assertTrue(results[0].success);
         assertFalse(results[1].success);
-        assertEq(results[1].reason, abi.encodeWithSelector(DevUSDC.NonceUsed.selector, payer.addr, bytes32("nonce")));
+        assertEq(
+            results[1].reason,
+            abi.encodeWithSignature("Error(string)", "FiatTokenV2: authorization is used or canceled")
+        );
         assertEq(usdc.balanceOf(_stranger), 10);
     }
 

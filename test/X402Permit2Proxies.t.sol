@@ -6,7 +6,6 @@ import {DevMulticall3} from "../contracts/devnet/DevMulticall3.sol";
 import {DevPermit2} from "../contracts/devnet/DevPermit2.sol";
 import {DevSmartWallet} from "../contracts/devnet/DevSmartWallet.sol";
 import {DevSmartWalletFactory} from "../contracts/devnet/DevSmartWalletFactory.sol";
-import {DevUSDC} from "../contracts/devnet/DevUSDC.sol";
 import {EIP2612Permits} from "../contracts/devnet/base/EIP2612Permits.sol";
 import {IPermit2} from "../contracts/interfaces/IPermit2.sol";
 import {IX402Forwarder} from "../contracts/interfaces/IX402Forwarder.sol";
@@ -23,6 +22,8 @@ import {X402Base} from "./X402Base.sol";
 contract OddPermitToken is PlainToken {
     uint256 public mode;
 
+    error Odd(address one, address two);
+
     function setMode(uint256 mode_) external {
         mode = mode_;
     }
@@ -30,7 +31,7 @@ contract OddPermitToken is PlainToken {
     function permit(address, address, uint256, uint256, uint8, bytes32, bytes32) external view {
         require(mode != 0, "no permit today");
         assert(mode != 1);
-        revert DevUSDC.NotPayee(address(1), address(2));
+        revert Odd(address(1), address(2));
     }
 }
 
@@ -138,7 +139,7 @@ contract X402Permit2ProxiesTest is X402Base {
             } else if (mode == 1) {
                 emit EIP2612Permits.EIP2612PermitFailedWithPanic(address(token), payer.addr, 1);
             } else {
-                bytes memory data = abi.encodeWithSelector(DevUSDC.NotPayee.selector, address(1), address(2));
+                bytes memory data = abi.encodeWithSelector(OddPermitToken.Odd.selector, address(1), address(2));
                 emit EIP2612Permits.EIP2612PermitFailedWithData(address(token), payer.addr, data);
             }
             exact.settleWithPermit(

@@ -7,7 +7,7 @@ import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/Signa
 
 /// @title DevUSDC
 /// @notice For local chains only: anyone can mint. Behaves towards clients like USDC on Base: 6 decimals, EIP-2612, EIP-3009,
-///         both with split and with bytes signatures, and ERC-1271 for accounts with code.
+///         both with split and with bytes signatures, ERC-1271 for accounts with code, and its texts when an authorization is refused.
 /// @dev Has no constructor state, so its code can be placed at the address that clients know.
 contract DevUSDC is ERC20 {
     bytes32 private constant DOMAIN_TYPEHASH =
@@ -37,19 +37,6 @@ contract DevUSDC is ERC20 {
     /// @notice An authorization was cancelled.
     event AuthorizationCanceled(address indexed authorizer, bytes32 indexed nonce);
 
-    /// @notice The permit's deadline is over.
-    error PermitExpired(uint256 nowAt, uint256 deadline);
-    /// @notice The authorization counts only after a time.
-    error NotYetValid(uint256 nowAt, uint256 validAfter);
-    /// @notice The authorization counted only before a time.
-    error Expired(uint256 nowAt, uint256 validBefore);
-    /// @notice The nonce was used or cancelled.
-    error NonceUsed(address authorizer, bytes32 nonce);
-    /// @notice Only the payee may send this.
-    error NotPayee(address actual, address expected);
-    /// @notice The signature is not the account's.
-    error BadSignature(address account);
-
     constructor() ERC20("", "") {}
 
     /// @notice Makes tokens out of nothing. Anyone.
@@ -68,10 +55,9 @@ contract DevUSDC is ERC20 {
 
     /// @notice Sets an allowance by signature, ECDSA or ERC-1271.
     function permit(address owner, address spender, uint256 value, uint256 deadline, bytes memory signature) public {
-        require(block.timestamp <= deadline, PermitExpired(block.timestamp, deadline));
-        _check(
-            owner, keccak256(abi.encode(PERMIT_TYPEHASH, owner, spender, value, nonces[owner]++, deadline)), signature
-        );
+        require(block.timestamp <= deadline, "FiatTokenV2: permit is expired");
+        bytes32 structHash = keccak256(abi.encode(PERMIT_TYPEHASH, owner, spender, value, nonces[owner]++, deadline));
+        require(_isSigned(owner, structHash, signature), "EIP2612: invalid signature");
         _approve(owner, spender, value);
     }
 
@@ -131,7 +117,7 @@ contract DevUSDC is ERC20 {
         bytes32 nonce,
         bytes memory signature
     ) public {
-        require(to == msg.sender, NotPayee(msg.sender, to));
+        require(to == msg.sender, "FiatTokenV2: caller must be the payee");
         bytes32 typeHash = RECEIVE_WITH_AUTHORIZATION_TYPEHASH;
         _authorized(typeHash, from, to, value, validAfter, validBefore, nonce, signature);
     }
@@ -191,8 +177,8 @@ contract DevUSDC is ERC20 {
         bytes32 nonce,
         bytes memory signature
     ) private {
-        require(block.timestamp > validAfter, NotYetValid(block.timestamp, validAfter));
-        require(block.timestamp < validBefore, Expired(block.timestamp, validBefore));
+        require(block.timestamp > validAfter, "FiatTokenV2: authorization is not yet valid");
+        require(block.timestamp < validBefore, "FiatTokenV2: authorization is expired");
         _use(from, nonce);
         _check(from, keccak256(abi.encode(typeHash, from, to, value, validAfter, validBefore, nonce)), signature);
         emit AuthorizationUsed(from, nonce);
@@ -200,12 +186,16 @@ contract DevUSDC is ERC20 {
     }
 
     function _use(address authorizer, bytes32 nonce) private {
-        require(!authorizationState[authorizer][nonce], NonceUsed(authorizer, nonce));
+        require(!authorizationState[authorizer][nonce], "FiatTokenV2: authorization is used or canceled");
         authorizationState[authorizer][nonce] = true;
     }
 
     function _check(address account, bytes32 structHash, bytes memory signature) private view {
+        require(_isSigned(account, structHash, signature), "FiatTokenV2: invalid signature");
+    }
+
+    function _isSigned(address account, bytes32 structHash, bytes memory signature) private view returns (bool) {
         bytes32 digest = MessageHashUtils.toTypedDataHash(DOMAIN_SEPARATOR(), structHash);
-        require(SignatureChecker.isValidSignatureNow(account, digest, signature), BadSignature(account));
+        return SignatureChecker.isValidSignatureNow(account, digest, signature);
     }
 }
