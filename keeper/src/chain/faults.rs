@@ -15,6 +15,10 @@ pub(crate) struct Faults {
     pub(crate) no_logs: Arc<AtomicBool>,
     /// No state to call anything.
     pub(crate) no_calls: Arc<AtomicBool>,
+    /// Whoever asks for logs waits until this ends, as in a process that is frozen; then gets what there was.
+    pub(crate) frozen: Arc<AtomicBool>,
+    /// Somebody waits.
+    pub(crate) waiting: Arc<AtomicBool>,
     /// Transactions are taken, and the answer is lost.
     pub(crate) lost_sends: Arc<AtomicBool>,
 }
@@ -42,6 +46,10 @@ async fn answer(client: reqwest::Client, target: String, faults: Faults, body: B
     }
     let sent = client.post(&target).header("content-type", "application/json").body(body).send().await;
     let text = sent.unwrap().text().await.unwrap();
+    while method == "eth_getLogs" && on(&faults.frozen) {
+        faults.waiting.store(true, Ordering::SeqCst);
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
     if method == "eth_sendRawTransaction" && on(&faults.lost_sends) {
         return (StatusCode::GATEWAY_TIMEOUT, String::new());
     }

@@ -290,3 +290,48 @@ async fn rpc_returns_empty_logs() {
     catch_up(&mut watcher).await;
     assert_eq!(bed.free(payer.address()).await, 80);
 }
+
+/// A process is frozen with logs in its hands, another keeper reads on, and the first one finds numbers that are taken.
+#[tokio::test]
+async fn what_another_keeper_read_meanwhile_is_no_contradiction() {
+    use std::sync::atomic::Ordering::SeqCst;
+
+    let mut bed = bed().await;
+    let base = &bed.chains.base;
+    let healthy = bed.deployment.network.clone();
+    let faults = Faults::default();
+    bed.deployment.network.base.rpc = faults::start(base.url.clone(), faults.clone()).await;
+    bed.ctx = ctx(&bed.deployment, &bed.dir).await;
+    let mut watcher = Watcher::new(bed.ctx.clone(), Side::Base);
+    base.pause().await.unwrap();
+    catch_up(&mut watcher).await;
+    let payer = Key::of("payer-2").unwrap();
+    let escrow = bed.ctx.config.base.escrow;
+    let mut sender = bed.sender(&payer).await;
+    let deposit = InferenceEscrow::depositCall { token: USDC, beneficiary: payer.address(), amount: U256::from(40) };
+    sender.call(USDC, &DevUSDC::mintCall { to: payer.address(), amount: U256::from(1_000) }).await.unwrap();
+    sender.call(USDC, &DevUSDC::approveCall { spender: escrow, value: U256::MAX }).await.unwrap();
+    sender.call(escrow, &deposit).await.unwrap();
+    mine(base).await;
+    faults.frozen.store(true, SeqCst);
+    let frozen = tokio::spawn(async move {
+        let ended = watcher.tick(&CancellationToken::new()).await;
+        (watcher, ended)
+    });
+    while !faults.waiting.load(SeqCst) {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let mut config = config(&healthy);
+    config.api.listen = "127.0.0.1:2".to_owned();
+    let there = Arc::new(Ctx::new(config, crate::store::testing::open(&bed.dir).await).unwrap());
+    let mut other = Watcher::new(there.clone(), Side::Base);
+    catch_up(&mut other).await;
+    there.clock.pass(16_000);
+    catch_up(&mut other).await;
+    assert_eq!(bed.free(payer.address()).await, 40, "the other read on");
+    faults.frozen.store(false, SeqCst);
+    let (watcher, ended) = frozen.await.unwrap();
+    assert!(matches!(ended, Err(Error::Chain { .. })), "{ended:?}");
+    assert!(watcher.overtaken().await.unwrap() && !other.overtaken().await.unwrap());
+    assert_eq!(bed.free(payer.address()).await, 40);
+}

@@ -65,6 +65,10 @@ pub async fn run(ctx: SharedCtx, side: Side, stop: CancellationToken) -> Result<
                     more
                 }
                 Err(error @ (Error::Chain { .. } | Error::Corrupt { .. } | Error::Config(_))) => {
+                    if watcher.overtaken().await? {
+                        tracing::warn!(code = error.code(), %error, "another keeper read on meanwhile: looking again");
+                        continue;
+                    }
                     tracing::error!(code = error.code(), %error, "cannot follow the chain");
                     return Err(error);
                 }
@@ -149,6 +153,19 @@ impl Watcher {
         }
         let read_ms = evidence::last_read_ms(&self.ctx.store, chain_id).await?;
         Ok(read_ms.is_some_and(|at| self.ctx.clock.now_ms().saturating_sub(at) < TTL_MS))
+    }
+
+    /// Whether another keeper took the role during a look. What was read before then contradicts what that one has stored
+    /// since, and says nothing of the chain.
+    pub(crate) async fn overtaken(&self) -> Result<bool> {
+        match self.lease.write(&self.ctx.store).await {
+            Ok(tx) => {
+                tx.commit().await?;
+                Ok(false)
+            }
+            Err(Error::LeaseLost(_)) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// One look; true when there is more to read at once.
