@@ -31,6 +31,12 @@ impl Ask {
         Self { method: "eth_call", params: json!([request, BlockId::latest()]) }
     }
 
+    /// What a call would have returned at a block.
+    pub fn call_at(from: Address, to: Address, data: Bytes, block: BlockId) -> Self {
+        let request = TransactionRequest::default().from(from).to(to).input(data.into());
+        Self { method: "eth_call", params: json!([request, block]) }
+    }
+
     /// Wei of an account at the latest block.
     pub fn balance(account: Address) -> Self {
         Self { method: "eth_getBalance", params: json!([account, "latest"]) }

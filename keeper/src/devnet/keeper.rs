@@ -22,6 +22,7 @@ use crate::publish::place::Publish;
 const BASE_KEY: &str = "QUITTANCE_BASE_KEY";
 const OG_KEY: &str = "QUITTANCE_OG_KEY";
 const RECEIPT_KEY: &str = "QUITTANCE_RECEIPT_KEY";
+const X402_AUTHORIZER: &str = "QUITTANCE_X402_AUTHORIZER";
 const START: Duration = Duration::from_secs(60);
 
 /// A loopback address with a port that is free now.
@@ -121,8 +122,8 @@ fn x402(deployment: &Deployment, chain_id: u64) -> x402::Network {
         max_rows: 100,
         instant: false,
         assets: Vec::new(),
-        factories: Vec::new(),
-        receiver_authorizer: None,
+        factories: vec![deployment.contracts.x402.wallet_factory],
+        receiver_authorizer: Some(KeySource::Env { env: X402_AUTHORIZER.to_owned() }),
         sponsor: None,
     }
 }
@@ -227,6 +228,7 @@ pub fn environment(keys: &Keys, nodes: usize) -> Result<Vec<(String, String)>> {
         (OG_KEY.to_owned(), keys.keeper_og.hex()),
         (RECEIPT_KEY.to_owned(), keys.keeper_receipts.hex()),
     ];
+    all.push((X402_AUTHORIZER.to_owned(), keys.x402.authorizer.hex()));
     for (lane, key) in keys.x402.lanes.iter().enumerate() {
         all.push((x402_variable(lane), key.hex()));
     }

@@ -66,6 +66,8 @@ pub struct Keys {
     pub owner: Key,
     /// Send payments through the forwarder.
     pub lanes: Vec<Key>,
+    /// Signs claims and refunds of channels for servers that name it.
+    pub authorizer: Key,
     /// Has USDC and OPG, and has approved Permit2 for both.
     pub payer: Key,
 }
@@ -79,6 +81,7 @@ impl Keys {
         Ok(Self {
             owner: Key::of("x402-owner")?,
             lanes: (0..LANES).map(|lane| Key::of(format!("x402-{lane}"))).collect::<Result<_>>()?,
+            authorizer: Key::of("x402-authorizer")?,
             payer: Key::of("x402-payer")?,
         })
     }

@@ -1,6 +1,8 @@
 //! The x402 facilitator: verifies what payers sign, settles it on chain, and answers the same however often it is asked.
 
+pub mod batch;
 pub mod channel;
+pub mod channels;
 pub mod contracts;
 pub mod exact;
 pub mod networks;
@@ -42,6 +44,8 @@ pub fn supported(facilitator: &Facilitator) -> Supported {
         let kind = |scheme, extra| Kind { x402_version: 2, scheme, network: name.clone(), extra };
         kinds.push(kind("exact", None));
         kinds.push(kind("upto", Some(json!({ "facilitatorAddress": network.config.forwarder }))));
+        let authorizer = network.authorizer.as_ref().map(|key| json!({ "receiverAuthorizer": key.address() }));
+        kinds.push(kind("batch-settlement", authorizer));
         if let Some(old) = networks::v1_name(id) {
             kinds.push(Kind { x402_version: 1, scheme: "exact", network: old.to_owned(), extra: None });
         }
@@ -88,6 +92,7 @@ pub async fn verify(ctx: &Ctx, body: &[u8]) -> Result<Verified> {
             Err(fault) => Verified::from(Fault { payer: outline.payer, ..fault }),
             Ok(network) => match request.requirements.scheme.as_str() {
                 "exact" | "upto" => transfer::verify(ctx, network, &request).await?,
+                "batch-settlement" => batch::verify(ctx, network, &request).await,
                 _ => Verified::from(Fault { payer: outline.payer, ..unsupported(&request) }),
             },
         },
@@ -115,6 +120,7 @@ pub async fn settle(ctx: &Ctx, body: &[u8], api_key: Option<B256>) -> Result<Set
                 let asked = Asked { network, request: &request, body, api_key };
                 match request.requirements.scheme.as_str() {
                     "exact" | "upto" => transfer::settle(ctx, &asked).await?,
+                    "batch-settlement" => batch::settle(ctx, &asked).await?,
                     _ => refused(unsupported(&request)),
                 }
             }
@@ -143,5 +149,19 @@ impl Asked<'_> {
     /// The answer to a request that is not settled.
     pub fn refused(&self, fault: Fault) -> SettledAnswer {
         SettledAnswer::refused(self.request.requirements.network.clone(), fault)
+    }
+
+    /// The answer to what others did before.
+    pub fn done_before(&self) -> SettledAnswer {
+        SettledAnswer {
+            success: true,
+            transaction: String::new(),
+            network: self.request.requirements.network.clone(),
+            payer: None,
+            amount: None,
+            error_reason: None,
+            error_message: None,
+            extra: None,
+        }
     }
 }

@@ -2,15 +2,18 @@
 
 use std::collections::HashMap;
 
-use alloy::primitives::{Address, B256, Bytes};
+use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::rpc::types::{Log, TransactionReceipt};
 use alloy::sol_types::SolEvent;
 use quittance_bindings::X402Forwarder::Forwarded;
 
-use super::contracts::Token;
+use super::channel::config;
+use super::contracts::batch::Batch;
+use super::contracts::{BATCH, Token};
 use super::plan::Method;
 use super::reasons::{Fault, Reason};
 use super::reverts;
+use super::wire::Request;
 use crate::store::payments::{Evidence, Payment, Settled};
 
 /// What came of one call.
@@ -54,15 +57,20 @@ pub fn method(payment: &Payment) -> Method {
     match (payment.new.scheme, payment.new.method) {
         ("upto", _) => Method::Upto,
         (_, "eip3009") => Method::Eip3009,
+        (_, "deposit") => Method::Deposit,
+        (_, "claim") => Method::Claim,
+        (_, "settle") => Method::Payout,
+        (_, "refund") => Method::Refund,
         _ => Method::Permit2,
     }
 }
 
-/// What a transfer came to. Success needs the token's own `Transfer` of exactly this money.
+/// What a payment came to. Success of a transfer needs the token's own `Transfer` of exactly this money, that of a deposit, payout
+/// or refund the event of the channels' contract.
 ///
 /// # Errors
 /// The reason why it moved nothing.
-pub fn of_transfer(payment: &Payment, part: Option<&Part<'_>>, place: Evidence) -> Result<Settled, Fault> {
+pub fn of(payment: &Payment, part: Option<&Part<'_>>, place: Evidence) -> Result<Settled, Fault> {
     let method = method(payment);
     let Some(part) = part else {
         let text = "the transaction reverted as a whole: nothing moved, settle it again";
@@ -72,6 +80,9 @@ pub fn of_transfer(payment: &Payment, part: Option<&Part<'_>>, place: Evidence) 
         return Err(reverts::fault(method, &part.reason));
     }
     let new = &payment.new;
+    if method.of_channel() {
+        return of_channel(payment, method, part, place);
+    }
     let moved = part.logs.iter().any(|log| {
         let transfer = (log.address() == new.asset).then(|| Token::Transfer::decode_log(&log.inner).ok()).flatten();
         transfer.is_some_and(|event| {
@@ -83,4 +94,33 @@ pub fn of_transfer(payment: &Payment, part: Option<&Part<'_>>, place: Evidence) 
         return Err(Fault::new(Reason::ExactTransferMismatch, text));
     }
     Ok(Settled { amount: new.amount, extra: None, evidence: Some(place) })
+}
+
+fn of_channel(payment: &Payment, method: Method, part: &Part<'_>, place: Evidence) -> Result<Settled, Fault> {
+    let amount = part.logs.iter().filter(|log| log.address() == BATCH).find_map(|log| match method {
+        Method::Deposit => Batch::Deposited::decode_log(&log.inner).ok().map(|event| event.data.amount),
+        Method::Payout => Batch::Settled::decode_log(&log.inner).ok().map(|event| event.data.amount),
+        Method::Refund => Batch::Refunded::decode_log(&log.inner).ok().map(|event| event.data.amount),
+        _ => None,
+    });
+    let amount = match (method, amount) {
+        // Rows that others claimed in the meantime are skipped without an event.
+        (Method::Claim, _) => payment.new.amount,
+        (_, Some(amount)) => U256::from(amount),
+        (_, None) => {
+            let fault = reverts::fault(method, &[]);
+            return Err(Fault::new(fault.reason, "the contract moved nothing: others did it in the meantime"));
+        }
+    };
+    Ok(Settled { amount, extra: None, evidence: Some(place) })
+}
+
+/// The channel whose state goes into the answer to a payment.
+pub fn channel_of(payment: &Payment) -> Option<B256> {
+    if !matches!(method(payment), Method::Deposit | Method::Refund) {
+        return None;
+    }
+    let request = Request::parse(&payment.new.request).1.ok()?;
+    let config = config::read(&request.part().get("channelConfig").ok()?).ok()?;
+    Some(config::channel_id(&config, request.chain_id))
 }

@@ -15,6 +15,21 @@ pub enum Method {
     Eip3009,
     Permit2,
     Upto,
+    /// Into a channel.
+    Deposit,
+    /// What vouchers of channels promise.
+    Claim,
+    /// What was claimed, to the receiver.
+    Payout,
+    /// What is left of a channel, to its payer.
+    Refund,
+}
+
+impl Method {
+    /// Whether it is of a channel.
+    pub const fn of_channel(self) -> bool {
+        matches!(self, Self::Deposit | Self::Claim | Self::Payout | Self::Refund)
+    }
 }
 
 /// A payment whose fields fit what was asked for. Whether it would go through only the chain knows.
@@ -52,6 +67,10 @@ impl Plan {
             Method::Eip3009 => ("exact", "eip3009"),
             Method::Permit2 => ("exact", "permit2"),
             Method::Upto => ("upto", "permit2"),
+            Method::Deposit => ("batch-settlement", "deposit"),
+            Method::Claim => ("batch-settlement", "claim"),
+            Method::Payout => ("batch-settlement", "settle"),
+            Method::Refund => ("batch-settlement", "refund"),
         };
         NewPayment {
             payment_id: self.payment_id,

@@ -11,6 +11,10 @@ use crate::tx::classify::revert_reason;
 /// The reason that revert data of the money's call names; `None` when it names none of the protocol.
 pub fn meaning(method: Method, data: &[u8]) -> Option<Reason> {
     let selector: [u8; 4] = data.first_chunk().copied()?;
+    if method.of_channel() {
+        // The contracts of channels have words of their own; what they say goes into the message.
+        return None;
+    }
     if let Ok(text) = Revert::abi_decode(data) {
         return of_text(method, text.reason());
     }
@@ -77,6 +81,10 @@ pub fn fault(method: Method, data: &[u8]) -> Fault {
     let otherwise = match method {
         Method::Upto => Reason::UptoTransactionFailed,
         Method::Eip3009 | Method::Permit2 => Reason::ExactTransactionFailed,
+        Method::Deposit => Reason::BatchDepositFailed,
+        Method::Claim => Reason::BatchClaimFailed,
+        Method::Payout => Reason::BatchSettleFailed,
+        Method::Refund => Reason::BatchRefundFailed,
     };
     Fault::new(meaning(method, data).unwrap_or(otherwise), named(data))
 }

@@ -11,9 +11,11 @@ use alloy::rpc::types::TransactionRequest;
 use alloy::sol_types::{SolCall, SolValue};
 use quittance_bindings::X402Forwarder::forwardCall;
 use quittance_bindings::x402_forwarder::IX402Forwarder::{self, Call};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span};
 
+use super::channels;
 use super::outcome::{self, method};
 use super::reverts;
 use super::state::{Lane, Network};
@@ -21,7 +23,7 @@ use crate::crash;
 use crate::ctx::SharedCtx;
 use crate::error::{Error, Result};
 use crate::store::leases::Lease;
-use crate::store::payments::{self, Carrier, Payment};
+use crate::store::payments::{self, Carrier, Payment, Settled};
 use crate::store::txs::{self, NewTx};
 use crate::tx::classify::Class;
 use crate::types::{PaymentState, TxState};
@@ -132,11 +134,22 @@ impl Settler {
         let Some(receipt) = self.network().rpc.receipt_anywhere(hash).await? else { return Ok(()) };
         let Some(place) = outcome::evidence(&receipt) else { return Ok(()) };
         let parts = outcome::parts(&receipt, self.network().config.forwarder);
-        let mut tx = self.lease.write(&self.ctx.store).await?;
+        let mut results = Vec::with_capacity(carried.len());
         for payment in &carried {
+            let result = outcome::of(payment, parts.get(&payment.new.payment_id), place);
+            results.push(match (result, outcome::channel_of(payment)) {
+                (Ok(settled), Some(channel)) => {
+                    let state = channels::at_block(self.network(), channel, place.block_number).await?;
+                    let extra = json!({ "channelState": state.json(channel) }).to_string();
+                    Ok(Settled { extra: Some(extra), ..settled })
+                }
+                (result, _) => result,
+            });
+        }
+        let mut tx = self.lease.write(&self.ctx.store).await?;
+        for (payment, result) in carried.iter().zip(&results) {
             let id = payment.new.payment_id;
-            let result = outcome::of_transfer(payment, parts.get(&id), place);
-            match &result {
+            match result {
                 Ok(settled) => {
                     payments::settle(&mut tx, id, settled, now_ms).await?;
                 }
@@ -144,6 +157,9 @@ impl Settler {
                     let because = (fault.reason.as_str(), fault.message.as_str());
                     payments::fail(&mut tx, id, PaymentState::Queued, because, Some(place), now_ms).await?;
                 }
+            }
+            if let Some(channel) = outcome::channel_of(payment) {
+                self.network().channels.forget(channel);
             }
             let outcome = result.as_ref().map_or_else(|fault| fault.reason.as_str(), |_| "settled");
             metrics::counter!("quittance_x402_settled_total", "scheme" => payment.new.scheme, "outcome" => outcome)

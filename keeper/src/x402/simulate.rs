@@ -40,10 +40,12 @@ pub async fn prove(network: &Network, (plan, deferred): Checked) -> Result<Proof
     if let (Some(fault), true) = (&deferred, plan.by_key) {
         return Err(refuse(fault.clone()));
     }
-    match plan.method {
-        Method::Eip3009 => eip3009(network, &plan, deferred).await.map_err(refuse),
-        Method::Permit2 | Method::Upto => permit2(network, &plan).await.map_err(refuse),
-    }
+    let proven = if plan.method == Method::Eip3009 {
+        eip3009(network, &plan, deferred).await
+    } else {
+        permit2(network, &plan).await
+    };
+    proven.map_err(refuse)
 }
 
 /// The refusal of a payment because the chain cannot be asked.

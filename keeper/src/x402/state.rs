@@ -7,6 +7,7 @@ use alloy::primitives::{Address, B256};
 use alloy::signers::local::PrivateKeySigner;
 use tokio::sync::Notify;
 
+use super::channels::Remembered;
 use crate::chain::rpc::Rpc;
 use crate::config::{Config, KeySource, x402};
 use crate::crypto::load_signer;
@@ -33,6 +34,8 @@ pub struct Network {
     pub wake: Notify,
     /// Events of this chain are followed: its finality is known from them.
     pub followed: bool,
+    /// Payment channels that were read a moment ago.
+    pub channels: Remembered,
     deployed: Mutex<HashSet<Address>>,
 }
 
@@ -83,6 +86,7 @@ impl Facilitator {
                 beat: kept(format!("x402_{id}")),
                 wake: Notify::new(),
                 followed: base,
+                channels: Remembered::default(),
                 deployed: Mutex::default(),
                 config: network.clone(),
             });

@@ -11,7 +11,6 @@ use super::state::Network;
 use super::wire::{Request, SettledAnswer, Verified};
 use super::{Asked, exact, permit2, wait};
 use crate::admission::count_payment;
-use crate::crash;
 use crate::ctx::Ctx;
 use crate::error::Result;
 use crate::store::payments::{self, Payment, Settled};
@@ -89,20 +88,10 @@ pub(super) async fn settle(ctx: &Ctx, asked: &Asked<'_>) -> Result<SettledAnswer
     let free = plan.amount.is_zero();
     let calls = if free { Vec::new() } else { calls(&plan, proof) };
     let row = plan.row(request, asked.body, &calls, asked.api_key);
-    let now_ms = ctx.clock.now_ms();
-    let mut tx = ctx.store.write().await?;
-    let known = payments::insert(&mut tx, &row, now_ms).await?;
-    if known.is_none() && free {
-        let settled = Settled { amount: plan.amount, extra: None, evidence: None };
-        payments::settle(&mut tx, plan.payment_id, &settled, now_ms).await?;
-    }
-    tx.commit().await?;
-    crash::point("after_payment_commit");
-    if let Some(known) = known {
+    let settled = free.then(|| Settled { amount: plan.amount, extra: None, evidence: None });
+    if let Some(known) = wait::accept(ctx, asked, &row, settled.as_ref()).await? {
         return again(ctx, asked, &plan, known).await;
     }
-    tracing::info!(target: "trail", step = "payment", payment = %plan.payment_id, payer = %plan.payer, scheme = row.scheme);
-    network.wake.notify_one();
     wait::for_result(ctx, asked, plan.payment_id).await
 }
 

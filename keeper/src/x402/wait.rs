@@ -9,9 +9,10 @@ use tokio::time::Instant;
 use super::Asked;
 use super::reasons::{Fault, Reason};
 use super::wire::SettledAnswer;
+use crate::crash;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::store::payments::{self, Payment};
+use crate::store::payments::{self, NewPayment, Payment, Settled};
 use crate::types::PaymentState;
 
 /// Looks at the store without a hint: another keeper may settle.
@@ -46,6 +47,31 @@ pub async fn for_result(ctx: &Ctx, asked: &Asked<'_>, payment_id: B256) -> Resul
             () = tokio::time::sleep_until(deadline.min(Instant::now() + LOOK)) => {}
         }
     }
+}
+
+/// Stores a payment, and with `settled` its result too; the payment that is there already comes back.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn accept(
+    ctx: &Ctx,
+    asked: &Asked<'_>,
+    new: &NewPayment,
+    settled: Option<&Settled>,
+) -> Result<Option<Payment>> {
+    let now_ms = ctx.clock.now_ms();
+    let mut tx = ctx.store.write().await?;
+    let known = payments::insert(&mut tx, new, now_ms).await?;
+    if let (None, Some(settled)) = (&known, settled) {
+        payments::settle(&mut tx, new.payment_id, settled, now_ms).await?;
+    }
+    tx.commit().await?;
+    if known.is_none() {
+        crash::point("after_payment_commit");
+        tracing::info!(target: "trail", step = "payment", payment = %new.payment_id, scheme = new.scheme, method = new.method);
+        asked.network.wake.notify_one();
+    }
+    Ok(known)
 }
 
 /// The answer to a payment that has its result.

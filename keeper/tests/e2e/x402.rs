@@ -3,18 +3,21 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use alloy::primitives::{Address, B256, U256};
+use alloy::primitives::aliases::U40;
+use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::providers::Provider;
 use alloy::signers::SignerSync;
-use alloy::sol_types::{SolStruct, eip712_domain};
+use alloy::sol_types::{SolStruct, SolValue, eip712_domain};
 use quittance::crash;
 use quittance::devnet::deploy::{USDC, fund};
 use quittance::devnet::keys::Key;
 use quittance::devnet::sender::Sender;
+use quittance::x402::contracts::batch::{ChannelConfig, Voucher};
 use quittance::x402::contracts::{
-    EXACT_PROXY, ExactProxy, TokenPermissions, TransferWithAuthorization, UPTO_PROXY, UptoProxy,
+    ERC3009_COLLECTOR, EXACT_PROXY, ExactProxy, ReceiveWithAuthorization, TokenPermissions, TransferWithAuthorization,
+    UPTO_PROXY, UptoProxy,
 };
-use quittance::x402::permit2;
+use quittance::x402::{channel, permit2};
 use quittance_bindings::DevUSDC;
 use serde_json::{Value, json};
 
@@ -316,4 +319,161 @@ async fn x402_killed_at_every_point_pays_once() {
         assert_eq!(usdc(&net, to).await, 321, "{point}: paid once");
         keeper.kill();
     }
+}
+
+/// A channel of the devnet's payer.
+struct Channel<'a> {
+    payer: &'a Payer<'a>,
+    config: ChannelConfig,
+    id: B256,
+}
+
+impl<'a> Channel<'a> {
+    fn new(payer: &'a Payer<'a>, receiver: Address, authorizer: Address) -> Self {
+        let config = ChannelConfig {
+            payer: payer.key.address(),
+            payerAuthorizer: payer.key.address(),
+            receiver,
+            receiverAuthorizer: authorizer,
+            token: USDC,
+            withdrawDelay: U40::from(900),
+            salt: rand::random::<[u8; 32]>().into(),
+        };
+        let id = channel::config::channel_id(&config, payer.chain_id());
+        Self { payer, config, id }
+    }
+
+    fn json(&self) -> Value {
+        let config = &self.config;
+        json!({ "payer": config.payer, "payerAuthorizer": config.payerAuthorizer, "receiver": config.receiver,
+            "receiverAuthorizer": config.receiverAuthorizer, "token": config.token, "withdrawDelay": 900, "salt": config.salt })
+    }
+
+    fn voucher(&self, max: u128) -> Value {
+        let message = Voucher { channelId: self.id, maxClaimableAmount: max };
+        let digest = message.eip712_signing_hash(&channel::config::domain(self.payer.chain_id()));
+        json!({ "channelId": self.id, "maxClaimableAmount": max.to_string(), "signature": self.payer.sign(digest) })
+    }
+
+    fn request(&self, payload: Value) -> Value {
+        let extra = json!({ "name": "USD Coin", "version": "2", "withdrawDelay": 900,
+            "receiverAuthorizer": self.config.receiverAuthorizer });
+        self.payer.request("batch-settlement", self.config.receiver, 10_000, extra, payload)
+    }
+
+    fn pay(&self, kind: &str, max: u128) -> Value {
+        self.request(json!({ "type": kind, "channelConfig": self.json(), "voucher": self.voucher(max) }))
+    }
+
+    fn deposit(&self, amount: u128, max: u128) -> Value {
+        let salt = B256::from(rand::random::<[u8; 32]>());
+        let before = U256::from(now() + 600);
+        let message = ReceiveWithAuthorization {
+            from: self.config.payer,
+            to: ERC3009_COLLECTOR,
+            value: U256::from(amount),
+            validAfter: U256::ZERO,
+            validBefore: before,
+            nonce: keccak256((self.id, salt).abi_encode()),
+        };
+        let domain = eip712_domain! {
+            name: "USD Coin", version: "2", chain_id: self.payer.chain_id(), verifying_contract: USDC,
+        };
+        let authorization = json!({ "validAfter": "0", "validBefore": before.to_string(), "salt": salt,
+            "signature": self.payer.sign(message.eip712_signing_hash(&domain)) });
+        let mut request = self.pay("deposit", max);
+        request["paymentPayload"]["payload"]["deposit"] =
+            json!({ "amount": amount.to_string(), "authorization": { "erc3009Authorization": authorization } });
+        request
+    }
+
+    /// As a server's channel manager asks.
+    fn ask(&self, payload: Value) -> Value {
+        let mut request = self.payer.request("batch-settlement", self.config.receiver, 0, json!({}), payload);
+        request["paymentPayload"].as_object_mut().unwrap().remove("resource");
+        for pointer in ["/paymentRequirements", "/paymentPayload/accepted"] {
+            request.pointer_mut(pointer).unwrap()["maxTimeoutSeconds"] = json!(0);
+        }
+        request
+    }
+
+    fn row(&self, max: u128, total: u128) -> Value {
+        let voucher = self.voucher(max);
+        json!({ "voucher": { "channel": self.json(), "maxClaimableAmount": max.to_string() },
+            "signature": voucher["signature"], "totalClaimed": total.to_string() })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x402_channel_from_deposit_to_refund() {
+    let net = Net::up().await;
+    let mut keeper = Keeper::start(&net, None);
+    keeper.ready(&net).await;
+    let payer = Payer::of_devnet(&net);
+    let supported: Value = net.http.get(format!("{}/supported", net.url())).send().await.unwrap().json().await.unwrap();
+    let kinds = supported["kinds"].as_array().unwrap();
+    let kind = kinds.iter().find(|kind| kind["scheme"] == "batch-settlement").unwrap();
+    let authorizer: Address = kind["extra"]["receiverAuthorizer"].as_str().unwrap().parse().unwrap();
+    let receiver = fresh();
+    let channel = Channel::new(&payer, receiver, authorizer);
+
+    let early = post(&net, "/verify", &channel.pay("voucher", 10_000)).await;
+    assert_eq!(early["invalidReason"], json!("invalid_batch_settlement_evm_channel_not_found"), "{early}");
+    let deposit = channel.deposit(50_000, 10_000);
+    let verified = post(&net, "/verify", &deposit).await;
+    assert_eq!((&verified["isValid"], &verified["extra"]["balance"]), (&json!(true), &json!("0")), "{verified}");
+    let before = usdc(&net, payer.key.address()).await;
+    let settled = post(&net, "/settle", &deposit).await;
+    assert_eq!((&settled["success"], &settled["amount"]), (&json!(true), &json!("50000")), "{settled}");
+    assert_eq!(settled["extra"]["channelState"]["balance"], json!("50000"), "{settled}");
+    assert_eq!(post(&net, "/settle", &deposit).await, settled, "the first result");
+    assert_eq!(usdc(&net, payer.key.address()).await, before - 50_000);
+
+    for (max, reason) in
+        [(20_000, None), (50_000, None), (50_001, Some("invalid_batch_settlement_evm_cumulative_exceeds_balance"))]
+    {
+        let verified = post(&net, "/verify", &channel.pay("voucher", max)).await;
+        let found = verified.get("invalidReason").and_then(Value::as_str);
+        assert_eq!(found, reason, "{verified}");
+    }
+    let mut forged = channel.pay("voucher", 20_000);
+    forged["paymentPayload"]["payload"]["voucher"]["maxClaimableAmount"] = json!("20001");
+    let refused = post(&net, "/verify", &forged).await;
+    assert_eq!(refused["invalidReason"], json!("invalid_batch_settlement_evm_voucher_signature"), "{refused}");
+    let refused = post(&net, "/settle", &channel.pay("voucher", 20_000)).await;
+    assert_eq!(refused["errorReason"], json!("invalid_batch_settlement_evm_payload_type"), "{refused}");
+
+    let payout = channel.ask(json!({ "type": "settle", "receiver": receiver, "token": USDC }));
+    let nothing = post(&net, "/settle", &payout).await;
+    assert_eq!(nothing["errorReason"], json!("invalid_batch_settlement_evm_nothing_to_settle"), "{nothing}");
+    let claim = channel.ask(json!({ "type": "claim", "claims": [channel.row(20_000, 15_000)] }));
+    let claimed = post(&net, "/settle", &claim).await;
+    assert_eq!(claimed["success"], json!(true), "{claimed}");
+    let sent_before = sent(&net).await;
+    assert_eq!(post(&net, "/settle", &claim).await, claimed, "the first result");
+    let less = channel.ask(json!({ "type": "claim", "claims": [channel.row(20_000, 14_000)] }));
+    let less = post(&net, "/settle", &less).await;
+    assert_eq!((&less["success"], &less["transaction"]), (&json!(true), &json!("")), "nothing to claim: {less}");
+    assert_eq!(sent(&net).await, sent_before);
+    let beyond = channel.ask(json!({ "type": "claim", "claims": [channel.row(60_000, 60_000)] }));
+    let beyond = post(&net, "/settle", &beyond).await;
+    assert_eq!(beyond["errorReason"], json!("invalid_batch_settlement_evm_claim_simulation_failed"), "{beyond}");
+    let paid = post(&net, "/settle", &payout).await;
+    assert_eq!((&paid["success"], &paid["amount"]), (&json!(true), &json!("15000")), "{paid}");
+    assert_eq!(usdc(&net, receiver).await, 15_000);
+    assert_eq!(post(&net, "/settle", &payout).await, paid, "the first result");
+
+    let wish = post(&net, "/verify", &channel.pay("refund", 20_000)).await;
+    assert_eq!(wish["isValid"], json!(true), "{wish}");
+    let refund = channel
+        .ask(json!({ "type": "refund", "channelConfig": channel.json(), "voucher": channel.voucher(20_000),
+        "amount": "50000", "refundNonce": "0", "claims": [channel.row(20_000, 20_000)] }));
+    let refunded = post(&net, "/settle", &refund).await;
+    assert_eq!((&refunded["success"], &refunded["amount"]), (&json!(true), &json!("30000")), "{refunded}");
+    assert_eq!(refunded["extra"]["channelState"]["refundNonce"], json!("1"), "{refunded}");
+    assert_eq!(usdc(&net, payer.key.address()).await, before - 20_000);
+    assert_eq!(post(&net, "/settle", &refund).await, refunded, "the first result");
+    let paid = post(&net, "/settle", &payout).await;
+    assert_eq!((&paid["success"], &paid["amount"]), (&json!(true), &json!("5000")), "{paid}");
+    assert_eq!(usdc(&net, receiver).await, 20_000);
 }
