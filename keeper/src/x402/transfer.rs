@@ -88,7 +88,7 @@ pub(super) async fn settle(ctx: &Ctx, asked: &Asked<'_>) -> Result<SettledAnswer
     let free = plan.amount.is_zero();
     let calls = if free { Vec::new() } else { calls(&plan, proof) };
     let row = plan.row(request, asked.body, &calls, asked.api_key);
-    let settled = free.then(|| Settled { amount: plan.amount, extra: None, evidence: None });
+    let settled = free.then_some(Settled { amount: plan.amount, extra: None, evidence: None });
     if let Some(known) = wait::accept(ctx, asked, &row, settled.as_ref()).await? {
         return again(ctx, asked, &plan, known).await;
     }
