@@ -174,12 +174,18 @@ async fn keep(deployment: &Deployment, dir: &Path) -> Result<()> {
             deployment.network.opengradient.rpc, deployment.network.opengradient.chain_id
         ),
         format!("  keeper        {}", deployment.network.keeper.url),
+        format!(
+            "  x402          facilitator {}, forwarder {}",
+            deployment.network.keeper.url, deployment.contracts.x402.forwarder
+        ),
         format!("  network file  {shown}"),
     ];
     lines.extend(deployment.nodes.iter().map(|node| format!("  node          {}  {}", node.url, node.id)));
     let payer = crate::devnet::keys::Key::of("payer-0")?;
+    let x402_payer = crate::devnet::keys::Key::of("x402-payer")?;
     lines.extend([
         format!("  a payer       {}", payer.address()),
+        format!("  an x402 payer {} (wallet {})", x402_payer.address(), deployment.contracts.x402.wallet),
         String::new(),
         "Try:".to_owned(),
         format!("  export PATH={}:$PATH", std::env::current_exe()?.parent().unwrap_or(dir).display()),
@@ -193,6 +199,7 @@ async fn keep(deployment: &Deployment, dir: &Path) -> Result<()> {
         "  quittance receipt export --format csv".to_owned(),
         "  quittance withdraw --token USDC --amount 1".to_owned(),
         format!("  curl {}/openapi.json", deployment.network.keeper.url),
+        format!("  curl {}/supported", deployment.network.keeper.url),
     ]);
     // A closed pipe is the reader's choice; the devnet goes on.
     let _ = writeln!(out, "{}", lines.join("\n")).and_then(|()| out.flush());
