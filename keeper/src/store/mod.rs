@@ -34,6 +34,8 @@ pub mod publications;
 pub mod receipts;
 pub mod reconcile;
 pub mod records;
+#[cfg(test)]
+mod statements;
 pub mod steps;
 pub mod tees;
 pub mod txs;

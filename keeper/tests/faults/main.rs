@@ -7,6 +7,7 @@
 
 mod db;
 mod disk;
+mod disputed;
 mod nodes;
 mod outages;
 mod process;
@@ -67,6 +68,7 @@ fn groups() -> Vec<Group> {
         several::group(),
         txs::group(),
         process::group(),
+        disputed::group(),
         races::of_payers(),
         outages::group(),
         nodes::group(),

@@ -36,11 +36,12 @@ pub struct Setup {
     /// Blocks from `latest` to `safe` on both chains.
     pub depth: u64,
     pub nodes: usize,
+    pub periods: Periods,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { depth: 1, nodes: 2 }
+        Self { depth: 1, nodes: 2, periods: Periods { window: 3, ..Periods::default() } }
     }
 }
 
@@ -62,8 +63,7 @@ impl World {
     pub async fn up(setup: Setup) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
-        let periods = Periods { window: 3, ..Periods::default() };
-        let options = Options { nodes: setup.nodes, periods, depth: setup.depth };
+        let options = Options { nodes: setup.nodes, periods: setup.periods, depth: setup.depth };
         let mut devnet = up(dir.path(), options).await.unwrap();
         let base = Proxy::start(&devnet.chains.base.url).await;
         let og = Proxy::start(&devnet.chains.opengradient.url).await;
