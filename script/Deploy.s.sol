@@ -79,6 +79,7 @@ contract Deploy is Script {
                 lockTail: 1 days,
                 minCaptureTime: 10 minutes,
                 maxOrderAge: 300,
+                maxOrderLife: 3 days,
                 maxPause: 7 days,
                 pauseGap: 30 days
             })
@@ -90,8 +91,15 @@ contract Deploy is Script {
         _floor("window", periods.window, 24 hours);
         _floor("response", periods.response, 24 hours);
         _floor("reopen", periods.reopen, 24 hours);
-        // Whatever was recorded before the admin showed what it wants is decided before it comes true, with a day to see it.
-        _floor("adminDelay", periods.adminDelay, periods.window + periods.response + 24 hours + 1);
+        // Whatever was ordered before the admin showed what it wants is over before it comes true, though it was captured at its deadline,
+        // challenged at the end of the window, and held once more.
+        _floor(
+            "adminDelay",
+            periods.adminDelay,
+            periods.escrow.maxOrderLife + periods.window + periods.response + periods.reopen + 1
+        );
+        // And so is every lock.
+        _ceiling("maxLock", periods.escrow.maxLock, periods.adminDelay);
         _floor("feeEpoch", periods.feeEpoch, 1 days);
         _floor("grace", periods.grace, 10 minutes);
         _ceiling("grace", periods.grace, 1 days);
@@ -99,6 +107,7 @@ contract Deploy is Script {
         _floor("lockTail", periods.escrow.lockTail, 1 hours);
         _floor("minCaptureTime", periods.escrow.minCaptureTime, 10 minutes);
         _ceiling("maxOrderAge", periods.escrow.maxOrderAge, 300);
+        _floor("maxOrderLife", periods.escrow.maxOrderLife, 24 hours);
         _ceiling("maxPause", periods.escrow.maxPause, 7 days);
         _floor("pauseGap", periods.escrow.pauseGap, 30 days);
     }

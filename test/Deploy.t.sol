@@ -4,9 +4,12 @@ pragma solidity 0.8.36;
 import {IAccessManaged} from "@openzeppelin/contracts/access/manager/IAccessManaged.sol";
 import {IAccessManager} from "@openzeppelin/contracts/access/manager/IAccessManager.sol";
 import {Test} from "forge-std/Test.sol";
+import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
 import {INodeRegistry} from "../contracts/interfaces/INodeRegistry.sol";
 import {IX402Forwarder} from "../contracts/interfaces/IX402Forwarder.sol";
+import {Lock, Order} from "../contracts/libraries/Orders.sol";
 import {Deploy} from "../script/Deploy.s.sol";
+import {TestToken} from "./mocks/TestToken.sol";
 
 /// @notice What a real network would get: periods, roles and addresses.
 contract DeployTest is Test {
@@ -83,13 +86,58 @@ contract DeployTest is Test {
 
     function test_base_adminDelay_isLongerThanAnyDispute() public {
         Deploy.Periods memory periods = _script.production();
-        periods.adminDelay = 72 hours;
-        vm.expectRevert(abi.encodeWithSelector(Deploy.PeriodTooShort.selector, "adminDelay", 72 hours, 72 hours + 1));
+        periods.adminDelay = 144 hours;
+        vm.expectRevert(abi.encodeWithSelector(Deploy.PeriodTooShort.selector, "adminDelay", 144 hours, 144 hours + 1));
         _script.base(_admin, _guardian, Deploy.Bonds(_token, 100e6), periods);
         periods.response = 48 hours;
-        periods.adminDelay = 96 hours;
-        vm.expectRevert(abi.encodeWithSelector(Deploy.PeriodTooShort.selector, "adminDelay", 96 hours, 96 hours + 1));
+        periods.adminDelay = 168 hours;
+        vm.expectRevert(abi.encodeWithSelector(Deploy.PeriodTooShort.selector, "adminDelay", 168 hours, 168 hours + 1));
         _script.base(_admin, _guardian, Deploy.Bonds(_token, 100e6), periods);
+        periods.escrow.maxOrderLife = 24 hours;
+        periods.escrow.maxLock = 121 hours + 1;
+        periods.adminDelay = 120 hours + 1;
+        vm.expectRevert(abi.encodeWithSelector(Deploy.PeriodTooLong.selector, "maxLock", 121 hours + 1, 120 hours + 1));
+        _script.base(_admin, _guardian, Deploy.Bonds(_token, 100e6), periods);
+    }
+
+    /// @dev Whatever was opened, held or locked when the admin shows what it wants can be taken back before it comes true; a signed order
+    ///      is over by then.
+    function test_noOrderOutlivesTheAdminsDelay() public {
+        vm.warp(1_800_000_000);
+        Deploy.Base memory deployed = _script.base(_admin, _guardian, _token, 100e6);
+        (address payer, uint256 key) = makeAddrAndKey("payer");
+        TestToken token = new TestToken();
+        token.mint(address(this), 3000);
+        token.approve(address(deployed.escrow), 3000);
+        deployed.escrow.deposit(address(token), payer, 3000);
+        uint40 nowAt = uint40(block.timestamp);
+        uint40 longest = nowAt + deployed.escrow.MAX_ORDER_LIFE();
+        Order memory order =
+            Order(payer, address(token), 1000, keccak256("request"), 0, 0, nowAt, nowAt + 1, longest, 0);
+        vm.prank(payer);
+        deployed.escrow.openOrder(order, "");
+        Lock memory lock_ = Lock(payer, address(token), keccak256("keeper"), 1000, nowAt + 7 days, 0);
+        vm.prank(payer);
+        deployed.escrow.lock(lock_, "");
+
+        vm.prank(_admin);
+        (bytes32 operation,) = deployed.manager
+            .schedule(address(deployed.nodes), abi.encodeCall(INodeRegistry.setMirrors, (new address[](1), 1)), 0);
+        vm.warp(deployed.manager.getSchedule(operation));
+        deployed.escrow.reclaim(order);
+        deployed.escrow.unlock(payer, address(token), lock_.keeperId);
+        assertEq(deployed.escrow.account(payer, address(token)).free, 3000);
+
+        order.nonce = 1;
+        (bytes32 r, bytes32 vs) = vm.signCompact(key, deployed.escrow.orderId(order));
+        vm.prank(address(deployed.ledger));
+        (IInferenceEscrow.CaptureResult result,) = deployed.escrow.capture(order, r, vs, 1000, true);
+        assertEq(uint8(result), uint8(IInferenceEscrow.CaptureResult.DeadlinePassed));
+        order.captureDeadline = uint40(block.timestamp);
+        (r, vs) = vm.signCompact(key, deployed.escrow.orderId(order));
+        vm.prank(address(deployed.ledger));
+        (result,) = deployed.escrow.capture(order, r, vs, 1000, true);
+        assertEq(uint8(result), uint8(IInferenceEscrow.CaptureResult.BadTimes), "no later deadline would have helped");
     }
 
     /// @dev The admin waits, at the very function; nobody else gets in.

@@ -32,7 +32,7 @@ contract DeployerTest is Test {
             "InferenceEscrow",
             abi.encode(
                 deployer.addressAt(1),
-                IInferenceEscrow.Periods(7 days, 1 days, 600, 300, 7 days, 30 days),
+                IInferenceEscrow.Periods(7 days, 1 days, 600, 300, 3 days, 7 days, 30 days),
                 address(1),
                 address(2)
             )

@@ -165,6 +165,9 @@ contract DisputeGameTest is DisputeGameBase {
         assertEq(keepers.bondOf(keeperId).openBatches, 1, "its stake too");
         assertEq(keepers.bondOf(keeperId).reserved, 1);
 
+        // The row is paid to the account of its settlement.
+        vm.prank(node.operator);
+        nodes.setPayout(node.id, makeAddr("later"));
         uint64 effect = ledger.effectSeq();
         bytes32 before = ledger.accumulator();
         uint64 number = ledger.seq();
@@ -386,7 +389,7 @@ contract DisputeGameTest is DisputeGameBase {
         keepers.reinstate(keeperId);
         ISettlementLedger.OrderRow[] memory rows = new ISettlementLedger.OrderRow[](1);
         rows[0] = _row(payerKey, order, 100, 0);
-        vm.prank(hotKey);
+        vm.prank(hotKey, hotKey);
         assertEq(ledger.settleBatch(keeperId, address(token), _refs(node, declared), rows, 0, ""), 0);
         vm.expectPartialRevert(IInferenceEscrow.NotExpired.selector);
         escrow.reclaim(order);

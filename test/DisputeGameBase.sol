@@ -72,7 +72,7 @@ abstract contract DisputeGameBase is SettlementLedgerBase {
         Settlement[] memory evidence
     ) internal returns (Posted memory p) {
         vm.recordLogs();
-        vm.prank(key);
+        vm.prank(key, key);
         ledger.settleBatch(keeperId_, address(token), refs, rows, keccak256("og"), "blob");
         Vm.Log[] memory logs = vm.getRecordedLogs();
         (,, p.record,) = abi.decode(logs[logs.length - 1].data, (uint64, uint64, BatchRecord, bytes));

@@ -154,7 +154,10 @@ contract Eip712VectorsTest is Test {
         deployCodeTo(
             "bindings/abi/InferenceEscrow.json",
             abi.encode(
-                address(1), IInferenceEscrow.Periods(7 days, 1 days, 600, 300, 7 days, 30 days), address(2), address(3)
+                address(1),
+                IInferenceEscrow.Periods(7 days, 1 days, 600, 300, 3 days, 7 days, 30 days),
+                address(2),
+                address(3)
             ),
             where
         );

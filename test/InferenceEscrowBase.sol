@@ -15,6 +15,8 @@ abstract contract InferenceEscrowBase is Test {
     uint40 internal constant LOCK_TAIL = 1 days;
     uint40 internal constant MIN_CAPTURE_TIME = 10 minutes;
     uint40 internal constant MAX_ORDER_AGE = 5 minutes;
+    /// @dev Longer than in production, so that orders outlive locks here.
+    uint40 internal constant MAX_ORDER_LIFE = 10 days;
     uint40 internal constant MAX_PAUSE = 7 days;
     uint40 internal constant PAUSE_GAP = 30 days;
     uint64 internal constant GUARDIAN_ROLE = 1;
@@ -44,7 +46,9 @@ abstract contract InferenceEscrowBase is Test {
     }
 
     function _periods() internal pure returns (IInferenceEscrow.Periods memory) {
-        return IInferenceEscrow.Periods(MAX_LOCK, LOCK_TAIL, MIN_CAPTURE_TIME, MAX_ORDER_AGE, MAX_PAUSE, PAUSE_GAP);
+        return IInferenceEscrow.Periods(
+            MAX_LOCK, LOCK_TAIL, MIN_CAPTURE_TIME, MAX_ORDER_AGE, MAX_ORDER_LIFE, MAX_PAUSE, PAUSE_GAP
+        );
     }
 
     /// @dev From the artifact: `new` would have the compiler optimize the escrow again inside every test contract.

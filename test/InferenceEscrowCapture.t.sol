@@ -173,6 +173,9 @@ contract InferenceEscrowCaptureTest is InferenceEscrowBase {
         order.validBefore = order.captureDeadline + 1;
         _refused(order, 100, IInferenceEscrow.CaptureResult.BadTimes);
         order = _order(100, KEEPER, 7);
+        order.captureDeadline = order.validAfter + MAX_ORDER_LIFE + 1;
+        _refused(order, 100, IInferenceEscrow.CaptureResult.BadTimes);
+        order = _order(100, KEEPER, 7);
         vm.warp(uint256(order.captureDeadline) + 1);
         _refused(order, 100, IInferenceEscrow.CaptureResult.DeadlinePassed);
         vm.warp(NOW);
@@ -321,7 +324,7 @@ contract InferenceEscrowCaptureTest is InferenceEscrowBase {
         token.approve(address(escrow), type(uint256).max);
         escrow.deposit(address(token), payer, type(uint128).max - 1000);
         Order memory order = _order(type(uint128).max, KEEPER, type(uint256).max);
-        order.captureDeadline = order.validBefore = type(uint40).max;
+        order.captureDeadline = order.validBefore = NOW + MAX_ORDER_LIFE;
         _open(order);
         _assertAccount(payer, 0, type(uint128).max);
         _assertResult(_capture(order, 1, true), IInferenceEscrow.CaptureResult.Captured);
@@ -339,7 +342,7 @@ contract InferenceEscrowCaptureTest is InferenceEscrowBase {
         order.payer = payer;
         if (own) (order.token, order.keeperId) = (address(token), KEEPER);
         if (own) {
-            order.validAfter = uint40(bound(order.validAfter, 0, NOW + 10));
+            order.validAfter = uint40(bound(order.validAfter, NOW - MAX_ORDER_LIFE, NOW + 10));
             order.captureDeadline = uint40(bound(order.captureDeadline, NOW - 10, NOW + 1 days));
             order.validBefore = uint40(bound(order.validBefore, 0, order.captureDeadline));
             order.maxAmount = uint128(bound(order.maxAmount, 0, 2000));

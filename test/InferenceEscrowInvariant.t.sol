@@ -269,7 +269,7 @@ contract InferenceEscrowInvariantTest is Test {
         IAccessManager manager = IAccessManager(Artifacts.deploy("AccessManager", abi.encode(address(this))));
         bytes memory arguments = abi.encode(
             ledger,
-            IInferenceEscrow.Periods(7 days, 1 days, 10 minutes, 5 minutes, 7 days, 30 days),
+            IInferenceEscrow.Periods(7 days, 1 days, 10 minutes, 5 minutes, 3 days, 7 days, 30 days),
             address(1),
             manager
         );

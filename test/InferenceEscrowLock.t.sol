@@ -134,6 +134,13 @@ contract InferenceEscrowLockTest is InferenceEscrowBase {
         code = Artifacts.initcode("InferenceEscrow", abi.encode(ledger, periods, permit2, manager));
         vm.expectRevert(abi.encodeWithSelector(IInferenceEscrow.BadPeriods.selector, PAUSE_GAP, PAUSE_GAP));
         this.create(code);
+        periods.maxPause = periods.pauseGap - 1;
+        periods.maxOrderLife = periods.minCaptureTime - 1;
+        code = Artifacts.initcode("InferenceEscrow", abi.encode(ledger, periods, permit2, manager));
+        vm.expectRevert(
+            abi.encodeWithSelector(IInferenceEscrow.BadPeriods.selector, MIN_CAPTURE_TIME, MIN_CAPTURE_TIME - 1)
+        );
+        this.create(code);
         code = Artifacts.initcode("InferenceEscrow", abi.encode(ledger, _periods(), permit2, address(0)));
         vm.expectRevert(IInferenceEscrow.ZeroAddress.selector);
         this.create(code);

@@ -116,6 +116,25 @@ contract InferenceEscrowOrderTest is InferenceEscrowBase {
         order.captureDeadline = NOW + MIN_CAPTURE_TIME;
         escrow.openOrder(order, "");
 
+        // Too long a life, and a life that begins too late.
+        order = _order(1, KEEPER, 3);
+        order.captureDeadline = NOW + MAX_ORDER_LIFE + 1;
+        vm.expectRevert(
+            abi.encodeWithSelector(
+                IInferenceEscrow.BadTimes.selector, order.validAfter, order.validBefore, order.captureDeadline
+            )
+        );
+        escrow.openOrder(order, "");
+        order.validAfter = NOW + 1;
+        vm.expectRevert(
+            abi.encodeWithSelector(
+                IInferenceEscrow.DeadlineTooLate.selector, order.captureDeadline, NOW + MAX_ORDER_LIFE
+            )
+        );
+        escrow.openOrder(order, "");
+        order.captureDeadline = NOW + MAX_ORDER_LIFE;
+        escrow.openOrder(order, "");
+
         order = _order(1, KEEPER, 2);
         order.validAfter = NOW - MAX_ORDER_AGE - 1;
         vm.expectRevert(

@@ -79,7 +79,7 @@ contract InferenceEscrowWithdrawTest is InferenceEscrowBase {
         locked = uint128(bound(locked, 1, 1e30));
         held = uint128(bound(held, 1, 1e30));
         until = uint40(bound(until, NOW + 1, NOW + MAX_LOCK));
-        deadline = uint40(bound(deadline, NOW + 1 hours, NOW + 365 days));
+        deadline = uint40(bound(deadline, NOW + 1 hours, NOW + MAX_ORDER_LIFE));
         _fund(payer, locked + held + 5);
         _lock(locked, until, 0);
         Order memory order = _order(held, KEEPER, 1);

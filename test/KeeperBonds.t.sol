@@ -59,7 +59,7 @@ contract KeeperBondsTest is DisputeGameBase {
         evidence[0] = _settlement(node, _order(_id, 1), 100);
         evidence[0].order.captureDeadline = 1;
         ISettlementLedger.OrderRow[] memory rows = _rowsOf(evidence);
-        vm.prank(_key);
+        vm.prank(_key, _key);
         assertEq(ledger.settleBatch(_id, address(token), _refs(node, declared), rows, 0, ""), 0);
         assertEq(keepers.bondOf(_id).openBatches, 0);
         assertEq(keepers.bondOf(_id).reserved, 0);
@@ -166,7 +166,7 @@ contract KeeperBondsTest is DisputeGameBase {
         evidence[0] = _settlement(node, _order(_id, nonce), 100);
         if (refusal == 0) return _postAs(_key, _id, _rowsOf(evidence), evidence);
         ISettlementLedger.OrderRow[] memory rows = _rowsOf(evidence);
-        vm.prank(_key);
+        vm.prank(_key, _key);
         vm.expectPartialRevert(refusal);
         ledger.settleBatch(_id, address(token), _refs(node, declared), rows, 0, "");
     }

@@ -71,7 +71,7 @@ contract NodeRegistryTest is Test {
         assertEq(node.version, 1);
         assertEq(uint8(node.label), uint8(INodeRegistry.Label.Declared));
         assertEq(node.registeredAt, block.timestamp);
-        assertEq(_registry.payoutOf(_id), _payout);
+        assertEq(_registry.node(_id).payout, _payout);
         _assertStatus(1, INodeRegistry.NodeStatus.Active);
         (,, address verifier, address meterKey, address payout, bytes memory key) =
             _registry.evidence(_id, 1, uint40(block.timestamp));
@@ -432,7 +432,7 @@ contract NodeRegistryTest is Test {
         report.paymentAddress = makeAddr("second");
         report.observedAt += 1;
         _registry.mirror(report, _sign(report, 0, 1));
-        assertEq(_registry.payoutOf(_id), makeAddr("second"));
+        assertEq(_registry.node(_id).payout, makeAddr("second"));
 
         _claim();
         vm.prank(_operator);
@@ -440,7 +440,7 @@ contract NodeRegistryTest is Test {
         report.paymentAddress = makeAddr("third");
         report.observedAt += 1;
         _registry.mirror(report, _sign(report, 0, 1));
-        assertEq(_registry.payoutOf(_id), _payout);
+        assertEq(_registry.node(_id).payout, _payout);
         assertEq(_registry.node(_id).operator, _operator);
     }
 
@@ -633,7 +633,7 @@ contract NodeRegistryTest is Test {
         // Recorded batches stand: their money still finds its way.
         _registry.setPayout(_id, makeAddr("new payout"));
         vm.stopPrank();
-        assertEq(_registry.payoutOf(_id), makeAddr("new payout"));
+        assertEq(_registry.node(_id).payout, makeAddr("new payout"));
         assertEq(_registry.version(_id, 1).key, _key.spki);
     }
 
@@ -747,9 +747,12 @@ contract NodeRegistryTest is Test {
         vm.record();
         _registry.evidence(_id, 2, uint40(block.timestamp));
         assertEq(_distinctReads(), 2);
+        INodeRegistry.NodeRef[] memory refs = new INodeRegistry.NodeRef[](1);
+        refs[0] = INodeRegistry.NodeRef(_id, 2);
         vm.record();
-        _registry.payoutOf(_id);
-        assertEq(_distinctReads(), 1);
+        uint256[] memory gates = _registry.captureGates(refs);
+        assertEq(_distinctReads(), 1, "and the payout account with it");
+        assertEq(address(uint160(gates[0])), _registry.node(_id).payout);
     }
 
     function test_eventsAreNumberedWithoutGap() public {

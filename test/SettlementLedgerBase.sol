@@ -77,7 +77,7 @@ abstract contract SettlementLedgerBase is Test {
         address game_ = vm.computeCreateAddress(address(this), nonce + 2);
         address keepers_ = vm.computeCreateAddress(address(this), nonce + 3);
         IInferenceEscrow.Periods memory periods =
-            IInferenceEscrow.Periods(7 days, 1 days, 10 minutes, 5 minutes, 7 days, 30 days);
+            IInferenceEscrow.Periods(7 days, 1 days, 10 minutes, 5 minutes, 3 days, 7 days, 30 days);
         escrow = IInferenceEscrow(Artifacts.deploy("InferenceEscrow", abi.encode(expected, periods, PERMIT2, manager)));
         ledger = ISettlementLedger(
             Artifacts.deploy("SettlementLedger", abi.encode(escrow, nodes, keepers_, game_, WINDOW, address(manager)))

@@ -18,6 +18,17 @@ contract YesWallet {
     }
 }
 
+/// @notice Passes calls on, as a keeper's own contract or the code that an account delegated to would.
+contract Relay {
+    function execute(address target, bytes calldata call_) external {
+        (bool success, bytes memory result) = target.call(call_);
+        if (success) return;
+        assembly ("memory-safe") {
+            revert(add(result, 0x20), mload(result))
+        }
+    }
+}
+
 contract SettlementLedgerBatchTest is SettlementLedgerBase {
     IInferenceEscrow.CaptureResult private constant CAPTURED = IInferenceEscrow.CaptureResult.Captured;
     bytes32 private constant OG_ROOT = keccak256("og root");
@@ -57,6 +68,7 @@ contract SettlementLedgerBatchTest is SettlementLedgerBase {
         assertEq(r.feeRecipient, treasury);
         assertEq(r.credits.length, 2);
         assertEq(r.credits[0].nodeId, node.id);
+        assertEq(r.credits[0].payout, node.payout);
         assertEq(r.credits[0].amount, 6 * 999);
         assertEq(r.credits[0].fee, 6 * 9, "floored row by row");
         assertEq(r.credits[1].nodeId, declared.id);
@@ -65,7 +77,7 @@ contract SettlementLedgerBatchTest is SettlementLedgerBase {
         assertEq(escrow.captured(address(token)), r.total);
         assertEq(_free(node.payout), 0);
 
-        // A fee or payout that changes inside the window: the fee stays, the payout follows.
+        // Neither a fee nor a payout account that changes inside the window reaches it.
         ledger.setFee(0, address(0));
         vm.prank(node.operator);
         nodes.setPayout(node.id, stranger);
@@ -78,7 +90,8 @@ contract SettlementLedgerBatchTest is SettlementLedgerBase {
         emit ISettlementLedger.Finalized(4, 2, 1, r.total - 59, 59);
         vm.prank(stranger);
         ledger.finalize(r);
-        assertEq(_free(stranger), 6 * 990);
+        assertEq(_free(node.payout), 6 * 990);
+        assertEq(_free(stranger), 0);
         assertEq(_free(declared.payout), 495);
         assertEq(_free(treasury), 59);
         assertEq(escrow.captured(address(token)), 0);
@@ -375,20 +388,56 @@ contract SettlementLedgerBatchTest is SettlementLedgerBase {
         ISettlementLedger.OrderRow[] memory rows = _rows(1, 10);
         INodeRegistry.NodeRef[] memory refs = _refs(node, declared);
         vm.expectRevert(abi.encodeWithSelector(IKeeperRegistry.NotHotKey.selector, otherKeeperId, hotKey));
-        vm.prank(hotKey);
+        vm.prank(hotKey, hotKey);
         ledger.settleBatch(otherKeeperId, address(token), refs, rows, 0, "");
         vm.expectRevert(abi.encodeWithSelector(IKeeperRegistry.NotHotKey.selector, bytes32(0), hotKey));
-        vm.prank(hotKey);
+        vm.prank(hotKey, hotKey);
         ledger.settleBatch(0, address(token), refs, rows, 0, "");
         keepers.setHotKey(keeperId, hotKey, false);
         vm.expectRevert(abi.encodeWithSelector(IKeeperRegistry.NotHotKey.selector, keeperId, hotKey));
-        vm.prank(hotKey);
+        vm.prank(hotKey, hotKey);
         ledger.settleBatch(keeperId, address(token), refs, rows, 0, "");
+    }
+
+    /// @dev Rows must stand in the transaction's input, where everyone reads them.
+    function test_onlyAsTheTransactionsOwnCall() public {
+        ISettlementLedger.OrderRow[] memory rows = _rows(1, 10);
+        INodeRegistry.NodeRef[] memory refs = _refs(node, declared);
+        bytes memory call_ =
+            abi.encodeCall(ISettlementLedger.settleBatch, (keeperId, address(token), refs, rows, bytes32(0), ""));
+
+        // Through a contract that is a hot key.
+        Relay relay = new Relay();
+        keepers.setHotKey(keeperId, address(relay), true);
+        vm.expectRevert(_indirect(address(relay), hotKey, address(relay).code.length));
+        vm.prank(hotKey, hotKey);
+        relay.execute(address(ledger), call_);
+
+        // By a hot key inside another account's transaction.
+        vm.expectRevert(_indirect(hotKey, stranger, 0));
+        vm.prank(hotKey, stranger);
+        ledger.settleBatch(keeperId, address(token), refs, rows, 0, "");
+
+        // By an account that delegated (EIP-7702): called by itself it is its own origin, and the rows are wrapped all the same.
+        vm.etch(hotKey, abi.encodePacked(hex"ef0100", address(relay)));
+        vm.expectRevert(_indirect(hotKey, hotKey, 23));
+        vm.prank(hotKey, hotKey);
+        Relay(hotKey).execute(address(ledger), call_);
+        vm.expectRevert(_indirect(hotKey, hotKey, 23));
+        vm.prank(hotKey, hotKey);
+        ledger.settleBatch(keeperId, address(token), refs, rows, 0, "");
+
+        vm.etch(hotKey, "");
+        assertEq(_post(rows).batchId, 1);
+    }
+
+    function _indirect(address sender, address origin, uint256 code) private pure returns (bytes memory) {
+        return abi.encodeWithSelector(ISettlementLedger.IndirectCall.selector, sender, origin, code);
     }
 
     function test_limits() public {
         INodeRegistry.NodeRef[] memory refs = _refs(node, declared);
-        vm.startPrank(hotKey);
+        vm.startPrank(hotKey, hotKey);
         vm.expectRevert(ISettlementLedger.NoRows.selector);
         ledger.settleBatch(keeperId, address(token), refs, new ISettlementLedger.OrderRow[](0), 0, "");
         vm.expectRevert(abi.encodeWithSelector(ISettlementLedger.TooManyRows.selector, 257, 256));
@@ -518,7 +567,7 @@ contract SettlementLedgerBatchTest is SettlementLedgerBase {
         returns (Outcome memory o)
     {
         vm.recordLogs();
-        vm.prank(hotKey);
+        vm.prank(hotKey, hotKey);
         o.batchId = ledger.settleBatch(keeperId, address(token), refs, rows, OG_ROOT, "blob");
         Vm.Log[] memory logs = vm.getRecordedLogs();
         uint256 count;

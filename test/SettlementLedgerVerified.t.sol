@@ -1,57 +1,14 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.36;
 
-import {IERC7913SignatureVerifier} from "@openzeppelin/contracts/interfaces/IERC7913.sol";
 import {IInferenceEscrow} from "../contracts/interfaces/IInferenceEscrow.sol";
 import {INodeRegistry} from "../contracts/interfaces/INodeRegistry.sol";
 import {ISettlementLedger} from "../contracts/interfaces/ISettlementLedger.sol";
 import {Effects} from "../contracts/libraries/Effects.sol";
 import {Order} from "../contracts/libraries/Orders.sol";
 import {Receipt as InferenceReceipt, Receipts} from "../contracts/libraries/Receipts.sol";
+import {HostileVerifier} from "./mocks/HostileVerifier.sol";
 import {SettlementLedgerBase} from "./SettlementLedgerBase.sol";
-
-/// @notice A verifier that misbehaves in one of several ways once it is told to.
-contract HostileVerifier is IERC7913SignatureVerifier {
-    enum Mode {
-        Honest,
-        Reverts,
-        Zero,
-        Garbage,
-        DirtyMagic,
-        ShortMagic,
-        Bomb,
-        RevertBomb,
-        Empty
-    }
-
-    Mode public mode;
-
-    function setMode(Mode mode_) external {
-        mode = mode_;
-    }
-
-    function verify(bytes calldata, bytes32, bytes calldata) external view returns (bytes4) {
-        bytes32 magic = IERC7913SignatureVerifier.verify.selector;
-        Mode present = mode;
-        require(present != Mode.Reverts);
-        assembly {
-            switch present
-            case 2 { mstore(0, 0) }
-            case 3 { mstore(0, not(0)) }
-            case 4 { mstore(0, or(magic, 1)) }
-            default { mstore(0, magic) }
-            switch present
-            case 5 { return(0, 4) }
-            case 6 {
-                mstore(0, 0)
-                return(0, 1000000)
-            }
-            case 7 { revert(0, 1000000) }
-            case 8 { return(0, 0) }
-            default { return(0, 32) }
-        }
-    }
-}
 
 contract SettlementLedgerVerifiedTest is SettlementLedgerBase {
     HostileVerifier private _hostile;
@@ -375,7 +332,7 @@ contract SettlementLedgerVerifiedTest is SettlementLedgerBase {
         nodes.setVerifier(address(_hostile), true);
         NodeKeys memory keys = _mirror("any key", address(_hostile), "hostile");
         Settlement memory s = _settlement(keys, _order(0, 1), 100);
-        for (uint8 mode = 1; mode <= uint8(HostileVerifier.Mode.Empty); ++mode) {
+        for (uint8 mode = 1; mode <= uint8(type(HostileVerifier.Mode).max); ++mode) {
             _hostile.setMode(HostileVerifier.Mode(mode));
             vm.expectRevert(
                 abi.encodeWithSelector(ISettlementLedger.BadInferenceSignature.selector, keys.id, _message(s.receipt))

@@ -100,6 +100,7 @@ sol! {
     #[derive(Debug, PartialEq, Eq, Hash)]
     struct NodeCredit {
         bytes32 nodeId;
+        address payout;
         uint128 amount;
         uint128 fee;
     }

@@ -61,6 +61,8 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
     /// @inheritdoc IInferenceEscrow
     uint40 public immutable MAX_ORDER_AGE;
     /// @inheritdoc IInferenceEscrow
+    uint40 public immutable MAX_ORDER_LIFE;
+    /// @inheritdoc IInferenceEscrow
     uint40 public immutable MAX_PAUSE;
     /// @inheritdoc IInferenceEscrow
     uint40 public immutable PAUSE_GAP;
@@ -87,6 +89,9 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
     {
         require(ledger_ != address(0) && authority_ != address(0), ZeroAddress());
         require(periods.lockTail < periods.maxLock, BadPeriods(periods.lockTail, periods.maxLock));
+        require(
+            periods.minCaptureTime <= periods.maxOrderLife, BadPeriods(periods.minCaptureTime, periods.maxOrderLife)
+        );
         require(periods.maxPause < periods.pauseGap, BadPeriods(periods.maxPause, periods.pauseGap));
         ledger = ledger_;
         permit2 = permit2_;
@@ -96,6 +101,7 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
         LOCK_TAIL = periods.lockTail;
         MIN_CAPTURE_TIME = periods.minCaptureTime;
         MAX_ORDER_AGE = periods.maxOrderAge;
+        MAX_ORDER_LIFE = periods.maxOrderLife;
         MAX_PAUSE = periods.maxPause;
         PAUSE_GAP = periods.pauseGap;
     }
@@ -427,10 +433,7 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
     /// @dev Moves the maximum from free to held. The payer's authority was checked before.
     function _hold(Order calldata order, bytes32 id) private {
         require(order.maxAmount != 0, ZeroAmount());
-        require(
-            order.validAfter <= order.validBefore && order.validBefore <= order.captureDeadline,
-            BadTimes(order.validAfter, order.validBefore, order.captureDeadline)
-        );
+        require(_timesFit(order), BadTimes(order.validAfter, order.validBefore, order.captureDeadline));
         // An answer that is older than the hold proves nothing about the service it pays.
         if (uint256(order.validAfter) + MAX_ORDER_AGE < block.timestamp) {
             // forge-lint: disable-next-line(unsafe-typecast)
@@ -439,6 +442,9 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
         uint256 earliest = block.timestamp + MIN_CAPTURE_TIME;
         // forge-lint: disable-next-line(unsafe-typecast)
         require(order.captureDeadline >= earliest, DeadlineTooSoon(order.captureDeadline, uint40(earliest)));
+        uint256 latest = block.timestamp + MAX_ORDER_LIFE;
+        // forge-lint: disable-next-line(unsafe-typecast)
+        require(order.captureDeadline <= latest, DeadlineTooLate(order.captureDeadline, uint40(latest)));
         OrderStatus status = _orders[id].status;
         require(status == OrderStatus.None, OrderClosed(id, status));
         // A spent nonce means captured or cancelled.
@@ -465,9 +471,12 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
         if (result != CaptureResult.Captured) return (result, id, taken);
         OrderState memory state = _orders[id];
         if (state.status == OrderStatus.Held || (verified && state.status == OrderStatus.Reopened)) {
-            result = _takeHold(order, id, state, amount, taken);
+            result = _takeHold(order, id, state, amount, byKeeper, taken);
         } else if (state.status != OrderStatus.None) {
             result = CaptureResult.OrderClosed;
+        } else if (!_timesFit(order)) {
+            // What was held or captured before had the right times.
+            result = CaptureResult.BadTimes;
         } else if (block.timestamp > order.captureDeadline) {
             result = CaptureResult.DeadlinePassed;
         } else {
@@ -479,22 +488,39 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
     function _checkTerms(Order calldata order, uint128 amount) private view returns (CaptureResult) {
         if (amount == 0) return CaptureResult.ZeroAmount;
         if (amount > order.maxAmount) return CaptureResult.OverMaximum;
-        if (order.validAfter > order.validBefore || order.validBefore > order.captureDeadline) {
-            return CaptureResult.BadTimes;
-        }
         if (block.timestamp < order.validAfter) return CaptureResult.NotYetValid;
         return CaptureResult.Captured;
     }
 
+    /// @dev In order, and over before an admin can make true what it showed after the order was signed.
+    function _timesFit(Order calldata order) private view returns (bool) {
+        (uint256 begin, uint256 end, uint256 deadline) = (order.validAfter, order.validBefore, order.captureDeadline);
+        return begin <= end && end <= deadline && deadline <= begin + MAX_ORDER_LIFE;
+    }
+
     /// @dev The hold's own deadline counts: it may come to differ from the order's.
-    function _takeHold(Order calldata order, bytes32 id, OrderState memory state, uint128 amount, Taken memory taken)
-        private
-        returns (CaptureResult)
-    {
+    function _takeHold(
+        Order calldata order,
+        bytes32 id,
+        OrderState memory state,
+        uint128 amount,
+        bool byKeeper,
+        Taken memory taken
+    ) private returns (CaptureResult) {
         if (block.timestamp > state.captureDeadline) return CaptureResult.DeadlinePassed;
-        if (amount > state.amount) return CaptureResult.OverMaximum;
-        taken.sources.hold = amount;
-        taken.released = state.amount - amount;
+        uint128 held = amount;
+        if (amount > state.amount) {
+            // A keeper batched less than the node metered, and the void row brought back no more. What it let go of is not lost to the
+            // node while the payer has it.
+            held = state.amount;
+            uint128 rest = amount - held;
+            (bool enough, uint128 fromLock) = _takeUnheld(order, _lane(order), rest, byKeeper);
+            if (!enough) return CaptureResult.InsufficientBalance;
+            taken.sources.lock = fromLock;
+            taken.sources.free = rest - fromLock;
+        }
+        taken.sources.hold = held;
+        taken.released = state.amount - held;
         _orders[id] = OrderState(0, state.captureDeadline, OrderStatus.Captured);
         Account storage payer = _accounts[order.payer][order.token];
         Account memory balance = payer;
@@ -518,14 +544,31 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
         if (bits & bit != 0) return CaptureResult.NonceSpent;
         if (!PayerSignatures.isKey(order.payer, id, r, vs)) return CaptureResult.BadSignature;
 
-        uint128 fromLock;
+        (bool enough, uint128 fromLock) = _takeUnheld(order, lane, amount, byKeeper);
+        if (!enough) return CaptureResult.InsufficientBalance;
+        taken.sources.lock = fromLock;
+        taken.sources.free = amount - fromLock;
+        // Anyone may settle verified, but nobody but its keeper may spend the nonce of an order that names one: another order of
+        // the same nonce may be what the keeper has answered.
+        taken.nonceSpent = byKeeper || order.keeperId == 0;
+        if (taken.nonceSpent) lane.nonces[word] = bits | bit;
+        else _orders[id].status = OrderStatus.Captured;
+        return CaptureResult.Captured;
+    }
+
+    /// @dev Takes money that no order holds: the keeper's from its lock first, anybody else's from what is free first. Nothing when it
+    ///      is not enough.
+    function _takeUnheld(Order calldata order, Lane storage lane, uint128 amount, bool byKeeper)
+        private
+        returns (bool enough, uint128 fromLock)
+    {
         if (byKeeper) {
             uint128 locked = lane.lock.amount;
             fromLock = amount < locked ? amount : locked;
             if (fromLock != amount) {
                 Account storage payer = _accounts[order.payer][order.token];
                 uint128 free = payer.free;
-                if (free < amount - fromLock) return CaptureResult.InsufficientBalance;
+                if (free < amount - fromLock) return (false, 0);
                 payer.free = free - (amount - fromLock);
             }
             if (fromLock != 0) lane.lock.amount = locked - fromLock;
@@ -536,22 +579,12 @@ contract InferenceEscrow is IInferenceEscrow, EIP712, ReentrancyGuardTransient {
                 // Until the tail the lock belongs to the orders that the keeper has answered and not yet settled.
                 LockState memory locked = lane.lock;
                 fromLock = amount - free;
-                if (fromLock > locked.amount || block.timestamp + LOCK_TAIL < locked.until) {
-                    return CaptureResult.InsufficientBalance;
-                }
+                if (fromLock > locked.amount || block.timestamp + LOCK_TAIL < locked.until) return (false, 0);
                 lane.lock.amount = locked.amount - fromLock;
             }
             if (fromLock != amount) payer.free = free - (amount - fromLock);
         }
-
-        taken.sources.lock = fromLock;
-        taken.sources.free = amount - fromLock;
-        // Anyone may settle verified, but nobody but its keeper may spend the nonce of an order that names one: another order of
-        // the same nonce may be what the keeper has answered.
-        taken.nonceSpent = byKeeper || order.keeperId == 0;
-        if (taken.nonceSpent) lane.nonces[word] = bits | bit;
-        else _orders[id].status = OrderStatus.Captured;
-        return CaptureResult.Captured;
+        enough = true;
     }
 
     function _emitCaptured(Order calldata order, bytes32 id, Taken memory taken) private {

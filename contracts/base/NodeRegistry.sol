@@ -11,9 +11,9 @@ import {INodeRegistry} from "../interfaces/INodeRegistry.sol";
 /// @title NodeRegistry
 /// @notice Who serves, under which keys, and who is paid for it.
 /// @dev A capture in a batch reads one slot of the node. A verified capture reads that, the slot of the version and one piece of
-///      code. A payment reads the one slot again.
+///      code. A payment reads nothing: a batch keeps the payout account of its settlement.
 contract NodeRegistry is INodeRegistry, AccessManaged, EIP712 {
-    /// @dev Slots: the gate, which is all that a capture and a payment read; what an operator's call reads; and the rest. For the gate to
+    /// @dev Slots: the gate, which is all that a capture in a batch reads; what an operator's call reads; and the rest. For the gate to
     ///      be one slot its numbers are narrower than elsewhere: seconds up to the year 2106, and 16 million versions.
     struct NodeSlots {
         address payout;
@@ -287,20 +287,17 @@ contract NodeRegistry is INodeRegistry, AccessManaged, EIP712 {
         override
         returns (NodeStatus status, Label label)
     {
-        return _captureStatus(nodeId, number);
+        return _captureStatus(_gate(nodeId), nodeId, number);
     }
 
     /// @inheritdoc INodeRegistry
-    function captureStatuses(NodeRef[] calldata refs)
-        external
-        view
-        override
-        returns (NodeStatus[] memory statuses, Label[] memory labels)
-    {
-        statuses = new NodeStatus[](refs.length);
-        labels = new Label[](refs.length);
+    function captureGates(NodeRef[] calldata refs) external view override returns (uint256[] memory gates) {
+        gates = new uint256[](refs.length);
         for (uint256 i; i < refs.length; ++i) {
-            (statuses[i], labels[i]) = _captureStatus(refs[i].nodeId, refs[i].version);
+            NodeRef calldata ref = refs[i];
+            uint256 gate = _gate(ref.nodeId);
+            (NodeStatus status, Label label) = _captureStatus(gate, ref.nodeId, ref.version);
+            gates[i] = uint160(gate) | (uint256(label) << 160) | (uint256(status) << 168);
         }
     }
 
@@ -317,11 +314,6 @@ contract NodeRegistry is INodeRegistry, AccessManaged, EIP712 {
         payout = address(uint160(gate));
         address pointer = _versions[nodeId][number].pointer;
         if (pointer != address(0)) (verifier, meterKey, key) = _keys(pointer);
-    }
-
-    /// @inheritdoc INodeRegistry
-    function payoutOf(bytes32 nodeId) external view override returns (address) {
-        return _nodes[nodeId].payout;
     }
 
     /// @inheritdoc INodeRegistry
@@ -457,8 +449,7 @@ contract NodeRegistry is INodeRegistry, AccessManaged, EIP712 {
         }
     }
 
-    function _captureStatus(bytes32 nodeId, uint32 number) private view returns (NodeStatus, Label) {
-        uint256 gate = _gate(nodeId);
+    function _captureStatus(uint256 gate, bytes32 nodeId, uint32 number) private view returns (NodeStatus, Label) {
         uint256 retiredAt = uint32(gate >> _RETIRED_AT);
         return _status(gate, nodeId, number, retiredAt != 0 && block.timestamp > retiredAt + GRACE);
     }

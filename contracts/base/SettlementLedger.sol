@@ -256,6 +256,12 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
         bytes32 ogRoot,
         bytes calldata blobId
     ) external nonReentrant returns (uint64 batchId) {
+        // Rows must stand in the transaction's input, where anyone can read and challenge them. A sender without code runs none, so
+        // this is the transaction's own call: one that delegated (EIP-7702) and calls itself is its own origin too, with the rows
+        // wrapped in a call that only a node that traces unwraps.
+        uint256 code = msg.sender.code.length;
+        // forge-lint: disable-next-line(tx-origin)
+        require(msg.sender == tx.origin && code == 0, IndirectCall(msg.sender, tx.origin, code));
         require(rows.length != 0, NoRows());
         require(rows.length <= MAX_ROWS, TooManyRows(rows.length, MAX_ROWS));
         require(nodes_.length <= MAX_NODES, TooManyNodes(nodes_.length, MAX_NODES));
@@ -350,7 +356,7 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
             if (owed.amount == 0) continue;
             fees += owed.fee;
             paid += owed.amount - owed.fee;
-            _ESCROW.credit(record.token, _NODES.payoutOf(owed.nodeId), owed.amount - owed.fee, ref);
+            _ESCROW.credit(record.token, owed.payout, owed.amount - owed.fee, ref);
         }
         if (fees != 0) _ESCROW.credit(record.token, record.feeRecipient, fees, ref);
         emit Finalized(counters.seq, counters.effectSeq, record.batchId, paid, fees);
@@ -380,7 +386,7 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
         _counters = counters;
         bytes32 ref = bytes32(uint256(batchId));
         uint128 fee = Batches.feeOf(leaf.amount, record.feeBps);
-        _ESCROW.credit(record.token, _NODES.payoutOf(leaf.nodeId), leaf.amount - fee, ref);
+        _ESCROW.credit(record.token, record.payoutOf(leaf.nodeId), leaf.amount - fee, ref);
         if (fee != 0) _ESCROW.credit(record.token, record.feeRecipient, fee, ref);
         emit RowFinalized(counters.seq, counters.effectSeq, batchId, leaf.row, leaf.amount - fee, fee);
     }
@@ -422,16 +428,17 @@ contract SettlementLedger is ISettlementLedger, AccessManaged, EIP712, Reentranc
 
     /// @dev What each listed node is good for, asked once per batch.
     function _tallies(INodeRegistry.NodeRef[] calldata nodes_) private view returns (Tally[] memory tallies) {
-        (INodeRegistry.NodeStatus[] memory statuses, INodeRegistry.Label[] memory labels) =
-            _NODES.captureStatuses(nodes_);
+        uint256[] memory gates = _NODES.captureGates(nodes_);
         tallies = new Tally[](nodes_.length);
         for (uint256 i; i < nodes_.length; ++i) {
             INodeRegistry.NodeRef calldata ref = nodes_[i];
-            INodeRegistry.NodeStatus status = statuses[i];
+            uint256 gate = gates[i];
+            INodeRegistry.NodeStatus status = INodeRegistry.NodeStatus(gate >> 168);
             Tally memory tally = tallies[i];
             tally.credit.nodeId = ref.nodeId;
+            tally.credit.payout = address(uint160(gate));
             tally.version = ref.version;
-            tally.inPublicScope = _inPublicScope(labels[i]);
+            tally.inPublicScope = _inPublicScope(INodeRegistry.Label(uint8(gate >> 160)));
             if (status == INodeRegistry.NodeStatus.Active) continue;
             tally.refusal = status == INodeRegistry.NodeStatus.UnknownVersion
                 || status == INodeRegistry.NodeStatus.ReplacedVersion

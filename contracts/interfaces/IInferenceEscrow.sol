@@ -14,6 +14,7 @@ interface IInferenceEscrow {
         uint40 lockTail;
         uint40 minCaptureTime;
         uint40 maxOrderAge;
+        uint40 maxOrderLife;
         uint40 maxPause;
         uint40 pauseGap;
     }
@@ -182,7 +183,8 @@ interface IInferenceEscrow {
     /// @notice `validAfter` lies too far back to open or hold the order.
     error OldOrder(uint40 actual, uint40 atLeast);
     error DeadlineTooSoon(uint40 actual, uint40 atLeast);
-    /// @notice Not validAfter ≤ validBefore ≤ captureDeadline.
+    error DeadlineTooLate(uint40 actual, uint40 atMost);
+    /// @notice Not validAfter ≤ validBefore ≤ captureDeadline ≤ validAfter + `MAX_ORDER_LIFE`.
     error BadTimes(uint40 validAfter, uint40 validBefore, uint40 captureDeadline);
     error NotExpired(uint40 nowAt, uint40 captureDeadline);
     error BodyTooLong(uint256 actual, uint256 limit);
@@ -190,7 +192,8 @@ interface IInferenceEscrow {
     error BodyNeedsPublicOrder(bytes32 actualCommit, bytes32 expectedCommit);
     error OnlyLedger(address actual, address expected);
     error CapturedExceeded(uint128 actual, uint128 available);
-    /// @notice The tail of a lock must be shorter than the longest lock, the longest pause shorter than the gap between two.
+    /// @notice The tail of a lock must be shorter than the longest lock, the longest pause shorter than the gap between two; no order
+    ///         could be held if the least time to a capture deadline were longer than the longest.
     error BadPeriods(uint40 shorter, uint40 longer);
     /// @notice Deposits, locks and `openOrder` are paused.
     error IntakePaused(uint256 nowAt, uint256 until);
@@ -379,6 +382,9 @@ interface IInferenceEscrow {
 
     /// @notice How far in the past `validAfter` may lie when an order is opened or held, seconds.
     function MAX_ORDER_AGE() external view returns (uint40);
+
+    /// @notice Longest time from `validAfter`, and from opening or holding, to the capture deadline, seconds.
+    function MAX_ORDER_LIFE() external view returns (uint40);
 
     /// @notice Longest pause, seconds.
     function MAX_PAUSE() external view returns (uint40);

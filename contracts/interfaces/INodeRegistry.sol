@@ -286,14 +286,11 @@ interface INodeRegistry {
     /// @return label Label of the version.
     function captureStatus(bytes32 nodeId, uint32 number) external view returns (NodeStatus status, Label label);
 
-    /// @notice `captureStatus` of many.
+    /// @notice `captureStatus` of many and where they are paid, a word each: decoding one array costs a batch a third of three.
     /// @param refs Nodes and versions.
-    /// @return statuses Active, or why not; in the order of `refs`.
-    /// @return labels Label of each version, `None` for an unknown one.
-    function captureStatuses(NodeRef[] calldata refs)
-        external
-        view
-        returns (NodeStatus[] memory statuses, Label[] memory labels);
+    /// @return gates In the order of `refs`: payout account in the lowest 160 bits (0 for an unknown node), then the label in 8 bits
+    ///         (`None` for an unknown version), then the status.
+    function captureGates(NodeRef[] calldata refs) external view returns (uint256[] memory gates);
 
     /// @notice As `captureStatus`, with what verification needs; a retired node stays payable for inferences up to its retirement.
     /// @param nodeId The node.
@@ -309,11 +306,6 @@ interface INodeRegistry {
         external
         view
         returns (NodeStatus status, Label label, address verifier, address meterKey, address payout, bytes memory key);
-
-    /// @notice Account credited for a node.
-    /// @param nodeId The node.
-    /// @return The account; 0 for an unknown node.
-    function payoutOf(bytes32 nodeId) external view returns (address);
 
     /// @notice Whether new versions may use a verifier.
     /// @param verifier The verifier.

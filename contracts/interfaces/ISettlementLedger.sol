@@ -92,6 +92,8 @@ interface ISettlementLedger {
     error OnlyDisputes(address actual, address expected);
     /// @notice Rows are locked or void: the dispute game finalizes the others.
     error RowsExcluded(uint64 batchId, uint256 rows);
+    /// @notice A batch must be the transaction's own call, by an account without code: its rows are read from the transaction's input.
+    error IndirectCall(address sender, address origin, uint256 codeLength);
     error NoRows();
     error TooManyRows(uint256 actual, uint256 limit);
     error TooManyNodes(uint256 actual, uint256 limit);
@@ -155,7 +157,8 @@ interface ISettlementLedger {
     function deliver(bytes32 settlementId, Receipt calldata receipt, bytes calldata output) external;
 
     /// @notice Captures rows of orders that name the caller's keeper. A bad row is skipped; nothing captured, no batch.
-    /// @dev Held ERC-1271 orders are captured, unheld ones skipped. Malformed ABI data reverts.
+    /// @dev Held ERC-1271 orders are captured, unheld ones skipped. Malformed ABI data reverts. Only as a transaction's own call by an
+    ///      account without code, so that the transaction's input shows the rows.
     /// @param keeperId Keeper that the caller is a hot key of.
     /// @param token Token of every row.
     /// @param nodes Node versions that the rows name by index, at most `MAX_NODES`.
@@ -172,7 +175,7 @@ interface ISettlementLedger {
         bytes calldata blobId
     ) external returns (uint64 batchId);
 
-    /// @notice Pays the nodes of a batch after its window, unless rows are locked or void: then `IDisputeGame.finalize` does. Anyone.
+    /// @notice Pays the nodes of a batch, at their payout accounts of its settlement, after its window, unless rows are locked or void: then `IDisputeGame.finalize` does. Anyone.
     /// @param record As in `BatchSettled`.
     function finalize(BatchRecord calldata record) external;
 

@@ -4,6 +4,8 @@ pragma solidity ^0.8.30;
 /// @notice What one batch owes one node.
 struct NodeCredit {
     bytes32 nodeId;
+    /// Account that is credited: the node's payout account at settlement.
+    address payout;
     /// Sum of the captured rows of this node, fee included.
     uint128 amount;
     /// Sum of floor(row × feeBps / 10,000) over those rows.
@@ -79,7 +81,7 @@ library Batches {
             calldatacopy(add(pointer, 0x20), record, 0x160)
             mstore(add(pointer, 0x180), 0x180)
             mstore(add(pointer, 0x1a0), credits.length)
-            let bytes_ := mul(credits.length, 0x60)
+            let bytes_ := shl(7, credits.length)
             calldatacopy(add(pointer, 0x1c0), credits.offset, bytes_)
             value := keccak256(pointer, add(0x1c0, bytes_))
         }
@@ -93,6 +95,14 @@ library Batches {
             calldatacopy(pointer, leaf, 0x100)
             mstore(0x00, keccak256(pointer, 0x100))
             value := keccak256(0x00, 0x20)
+        }
+    }
+
+    /// @notice Account that is credited for a node's rows; 0 when it has none in the batch.
+    function payoutOf(BatchRecord calldata record, bytes32 nodeId) internal pure returns (address payout) {
+        NodeCredit[] calldata credits = record.credits;
+        for (uint256 i; i < credits.length; ++i) {
+            if (credits[i].nodeId == nodeId) return credits[i].payout;
         }
     }
 

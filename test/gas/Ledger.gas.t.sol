@@ -220,7 +220,7 @@ contract LedgerGas is SettlementLedgerBase {
         returns (BatchRecord memory record)
     {
         vm.recordLogs();
-        vm.prank(hotKey);
+        vm.prank(hotKey, hotKey);
         ledger.settleBatch(keeperId, address(token), _refsOf(nodeCount), rows, keccak256("og"), "blob");
         Vm.Log[] memory logs = vm.getRecordedLogs();
         (,, record,) = abi.decode(logs[logs.length - 1].data, (uint64, uint64, BatchRecord, bytes));
@@ -233,7 +233,7 @@ contract LedgerGas is SettlementLedgerBase {
     {
         INodeRegistry.NodeRef[] memory refs = _refsOf(nodeCount);
         uint64 before = ledger.seq();
-        vm.prank(hotKey);
+        vm.prank(hotKey, hotKey);
         ledger.settleBatch(keeperId, address(token), refs, rows, keccak256("og"), "blob");
         gas_ = vm.snapshotGasLastCall("ledger", name);
         assertEq(ledger.seq(), before + 1, "all captured");

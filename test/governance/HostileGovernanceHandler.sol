@@ -160,7 +160,7 @@ contract HostileGovernanceHandler is SettlementLedgerBase {
     function open(uint256 who, uint32 time, bool byPayer) external {
         who %= PAYERS;
         Order memory order = _orderOf(who);
-        order.captureDeadline = order.validBefore = uint40(block.timestamp) + uint40(bound(time, 10 minutes, 9 days));
+        order.captureDeadline = order.validBefore = uint40(block.timestamp) + uint40(bound(time, 10 minutes, 3 days));
         if (_books[who].free < order.maxAmount) return;
         if (byPayer && _paused()) return;
         if (byPayer) _open(order);
@@ -209,7 +209,7 @@ contract HostileGovernanceHandler is SettlementLedgerBase {
             rows[i].nodeScope = order.nodeScope;
         }
         vm.recordLogs();
-        vm.prank(hotKey);
+        vm.prank(hotKey, hotKey);
         ledger.settleBatch(keeperId, address(token), _refs(node, declared), rows, 0, "");
         _book();
     }
@@ -367,8 +367,8 @@ contract HostileGovernanceHandler is SettlementLedgerBase {
                 escrow.captured(t),
                 token.balanceOf(address(escrow)),
                 ledger.accumulator(),
-                nodes.payoutOf(node.id),
-                nodes.payoutOf(declared.id)
+                nodes.node(node.id).payout,
+                nodes.node(declared.id).payout
             )
         );
         for (uint256 i; i < _held.length; ++i) {

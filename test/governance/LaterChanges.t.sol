@@ -35,7 +35,7 @@ contract LaterChangesTest is SettlementLedgerBase {
         ISettlementLedger.OrderRow[] memory rows = new ISettlementLedger.OrderRow[](1);
         rows[0] = _row(payerKey, _order(keeperId, 77), amount, 0);
         vm.recordLogs();
-        vm.prank(hotKey);
+        vm.prank(hotKey, hotKey);
         ledger.settleBatch(keeperId, address(token), _refs(node, declared), rows, 0, "");
         Vm.Log[] memory logs = vm.getRecordedLogs();
         for (uint256 i; i < logs.length; ++i) {
@@ -70,6 +70,21 @@ contract LaterChangesTest is SettlementLedgerBase {
         assertEq(_free(makeAddr("another recipient")), 0);
         vm.prank(node.payout);
         escrow.withdraw(address(token), node.payout, 995);
+    }
+
+    /// @dev A mirror quorum that names itself the owner of a known key, and the operator's own later choice: both change where later work is
+    ///      paid, and neither what is recorded, whether it is paid with the batch or after an answer.
+    function test_recordedBatch_paysTheAccountOfItsSettlement_whateverQuorumAndOperatorSayLater() public {
+        BatchRecord memory record = _batch(1000);
+        vm.prank(node.operator);
+        nodes.setPayout(node.id, makeAddr("operator's next"));
+        _reportOwner(vm.addr(ATTACKER));
+        assertEq(nodes.node(node.id).payout, vm.addr(ATTACKER), "the quorum did take the node over");
+        skip(WINDOW);
+        ledger.finalize(record);
+        assertEq(_free(node.payout), 995);
+        assertEq(_free(makeAddr("operator's next")), 0);
+        assertEq(_free(vm.addr(ATTACKER)), 0);
     }
 
     /// @dev A verified settlement pays at once, so nothing later reaches it.
@@ -123,6 +138,17 @@ contract LaterChangesTest is SettlementLedgerBase {
         assertEq(_free(payer), free, "not a unit that was not in that order");
         vm.prank(payer);
         escrow.withdraw(address(token), payer, free);
+    }
+
+    /// @dev Two of the three mirrors say so.
+    function _reportOwner(address owner) private {
+        INodeRegistry.Mirror memory report =
+            INodeRegistry.Mirror(_p256Key(node.secret), owner, owner, true, uint40(block.timestamp) + 1);
+        (uint256 low, uint256 high) = vm.addr(11) < vm.addr(12) ? (11, 12) : (12, 11);
+        bytes[] memory signatures = new bytes[](2);
+        signatures[0] = _sign(low, nodes.mirrorDigest(report));
+        signatures[1] = _sign(high, nodes.mirrorDigest(report));
+        nodes.mirror(report, signatures);
     }
 
     /// @dev Another verifier, another quorum, and a report that the attacker owns the node.

@@ -49,10 +49,19 @@ contract DisputeGameInvariants is Test {
         targetSelector(FuzzSelector(address(_handler), actions));
     }
 
-    /// @dev Checklist 1, 32: what was captured and neither paid nor returned is what the books of the rows say; the token adds up.
+    /// @dev All of the following in one campaign, since each run costs seconds.
     /// forge-config: default.invariant.fail-on-revert = true
-    /// forge-config: default.invariant.runs = 40
-    function invariant_1_32_booksAddUp() public view {
+    /// forge-config: nightly.invariant.fail-on-revert = true
+    /// forge-config: nightly.invariant.runs = 2000
+    function invariant_1_32_36_37_38_39_disputes() public view {
+        _check_1_32_booksAddUp();
+        _check_36_37_38_stakeIsThere();
+        _check_38_ethAddsUp();
+        _check_39_theHonestLoseNothing();
+    }
+
+    /// @dev Checklist 1, 32: what was captured and neither paid nor returned is what the books of the rows say; the token adds up.
+    function _check_1_32_booksAddUp() private view {
         address token = address(_token);
         uint256 inside = _escrow.captured(token);
         address[7] memory people = _handler.people();
@@ -70,9 +79,7 @@ contract DisputeGameInvariants is Test {
     }
 
     /// @dev Checklist 36, 37, 38: stake is there for every open batch; bonds and rewards add up; at most half of a slash is a reward.
-    /// forge-config: default.invariant.fail-on-revert = true
-    /// forge-config: default.invariant.runs = 40
-    function invariant_36_37_38_stakeIsThere() public view {
+    function _check_36_37_38_stakeIsThere() private view {
         (bytes32 honest, bytes32 evil, address bondToken) = _handler.ids();
         uint256 bonds;
         bytes32[2] memory both = [honest, evil];
@@ -104,9 +111,7 @@ contract DisputeGameInvariants is Test {
     }
 
     /// @dev All ETH is of open bonds or can be pulled.
-    /// forge-config: default.invariant.fail-on-revert = true
-    /// forge-config: default.invariant.runs = 40
-    function invariant_38_ethAddsUp() public view {
+    function _check_38_ethAddsUp() private view {
         uint256 bonds;
         for (uint256 i; i < _handler.batchCount(); ++i) {
             DisputeGameBase.Posted memory p = _handler.postedAt(i);
@@ -125,9 +130,7 @@ contract DisputeGameInvariants is Test {
     }
 
     /// @dev Checklist 39: an honest keeper or node that keeps its receipts cannot lose money to any input or ordering.
-    /// forge-config: default.invariant.fail-on-revert = true
-    /// forge-config: default.invariant.runs = 40
-    function invariant_39_theHonestLoseNothing() public view {
+    function _check_39_theHonestLoseNothing() private view {
         assertFalse(_handler.honestLost(), "a real receipt was refused, or a row of the honest keeper is void");
         assertFalse(_handler.garbageAccepted(), "evidence that nobody signed was accepted");
         assertFalse(_handler.unprovenPaid(), "a row that nobody proved was paid on the verified path");
@@ -184,10 +187,7 @@ contract DisputeGameInvariants is Test {
         _handler.pass(type(uint256).max);
         _handler.pass(type(uint256).max);
         _handler.reclaim(1, 1);
-        invariant_1_32_booksAddUp();
-        invariant_36_37_38_stakeIsThere();
-        invariant_38_ethAddsUp();
-        invariant_39_theHonestLoseNothing();
+        invariant_1_32_36_37_38_39_disputes();
     }
 
     function _unpaid() private view returns (uint256 sum) {

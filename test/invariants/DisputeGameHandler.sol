@@ -302,8 +302,11 @@ contract DisputeGameHandler is DisputeGameBase {
     function _evilRow(uint256 how, uint256 nonce, uint128 amount) private returns (Settlement memory s, Kind kind) {
         s = _settlement(declared, _order(otherKeeperId, nonce), amount);
         s.order.nodeScope = declared.id;
-        if (how == 3 && _sold.length != 0) {
-            Settlement memory sold = abi.decode(_sold, (Settlement));
+        Settlement memory sold;
+        if (_sold.length != 0) sold = abi.decode(_sold, (Settlement));
+        // An answer that is older than the longest life of an order can be sold no more.
+        bool fresh = s.order.captureDeadline - sold.receipt.timestamp <= escrow.MAX_ORDER_LIFE();
+        if (how == 3 && fresh) {
             s.order.requestCommit = sold.order.requestCommit;
             (s.order.validAfter, s.receipt.timestamp) = (sold.receipt.timestamp, sold.receipt.timestamp);
             (s.receipt.requestHash, s.receipt.outputHash) = (sold.receipt.requestHash, sold.receipt.outputHash);

@@ -46,7 +46,7 @@ contract NodeRegistryInvariants is Test {
             assertEq(node.pendingOperator, model.pendingOperator, "pending operator");
             assertEq(node.owner, model.owner, "owner");
             assertEq(node.payout, model.payout, "payout");
-            assertEq(_registry.payoutOf(id), model.payout, "payoutOf");
+            assertEq(_registry.node(id).payout, model.payout, "payout");
             assertEq(node.retiredAt, model.retiredAt, "retired");
             assertEq(node.revokedAt, model.revokedAt, "revoked");
             assertEq(node.version, _handler.modelVersions(i).length, "version");
@@ -85,13 +85,13 @@ contract NodeRegistryInvariants is Test {
             for (uint256 j; j < refs.length; ++j) {
                 refs[j] = INodeRegistry.NodeRef(id, uint32(j));
             }
-            (INodeRegistry.NodeStatus[] memory statuses, INodeRegistry.Label[] memory labels) =
-                _registry.captureStatuses(refs);
+            uint256[] memory gates = _registry.captureGates(refs);
             for (uint256 j; j < refs.length; ++j) {
                 (INodeRegistry.NodeStatus status, INodeRegistry.Label label) = _registry.captureStatus(id, uint32(j));
                 assertEq(uint8(status), uint8(_handler.naiveStatus(i, j, 0)), "capture status");
-                assertEq(uint8(status), uint8(statuses[j]), "one by one and together");
-                assertEq(uint8(label), uint8(labels[j]), "one by one and together");
+                uint256 packed = (uint256(status) << 168) | (uint256(label) << 160);
+                packed |= uint160(_registry.node(id).payout);
+                assertEq(gates[j], packed, "one by one and together");
                 bool exists = j != 0 && j <= history.length;
                 assertEq(uint8(label), exists ? uint8(history[j - 1].label) : 0, "label");
                 _checkEvidence(i, id, uint32(j));
@@ -152,6 +152,6 @@ contract NodeRegistryInvariants is Test {
         assertEq(verifier, version.verifier);
         assertEq(meterKey, version.meterKey);
         assertEq(key, version.key);
-        assertEq(payout, _registry.payoutOf(id));
+        assertEq(payout, _registry.node(id).payout);
     }
 }

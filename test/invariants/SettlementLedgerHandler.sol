@@ -170,7 +170,7 @@ contract SettlementLedgerHandler is SettlementLedgerBase {
             else rows[i].captureDeadline = 1;
         }
         vm.recordLogs();
-        vm.prank(hotKey);
+        vm.prank(hotKey, hotKey);
         uint64 id = ledger.settleBatch(keeperId, address(token), _refs(node, declared), rows, 0, "");
         uint256 opened = _batchesOpen.length;
         _book();

@@ -259,7 +259,7 @@ pub async fn finalize(network: &Network, wallet: &Wallet, id: u64, rows: &BTreeS
 /// A batch with its rows, from its event and its transaction.
 ///
 /// # Errors
-/// `not_found`, `rpc_failed`, `unreadable_batch` when its rows are not in the transaction's input.
+/// `not_found`, `rpc_failed`, `unreadable_batch` when the endpoint's transaction is not the ledger's batch.
 pub async fn batch(network: &Network, provider: &DynProvider, id: u64) -> Result<ChainBatch> {
     let ledger = network.ledger()?;
     let filter = Filter::new()
@@ -288,7 +288,8 @@ pub async fn batch(network: &Network, provider: &DynProvider, id: u64) -> Result
         }
     }
     if transaction.inner.inner().to() != Some(ledger) {
-        let text = format!("batch {id} was settled through another contract: its rows are not in the input of {hash}");
+        let text =
+            format!("the endpoint shows {hash} of batch {id} as a call to another contract: ask another endpoint");
         return Err(Failure::new("unreadable_batch", text));
     }
     let chain_id = match network.base.chain_id {

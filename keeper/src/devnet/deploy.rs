@@ -330,6 +330,7 @@ fn escrow_code(ledger: Address, periods: Periods, manager: Address) -> Result<By
             lockTail: seconds(periods.lock_tail)?,
             minCaptureTime: seconds(periods.min_capture_time)?,
             maxOrderAge: seconds(periods.max_order_age)?,
+            maxOrderLife: seconds(periods.max_order_life)?,
             maxPause: seconds(periods.max_pause)?,
             pauseGap: seconds(periods.pause_gap)?,
         },

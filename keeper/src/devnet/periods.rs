@@ -26,6 +26,8 @@ pub struct Periods {
     pub min_capture_time: u64,
     /// How far in the past `validAfter` may lie when an order is opened or held.
     pub max_order_age: u64,
+    /// Longest time from `validAfter` to the capture deadline.
+    pub max_order_life: u64,
     /// Longest pause of deposits, locks and `openOrder`.
     pub max_pause: u64,
     /// Least time from the end of a pause to the next one.
@@ -46,6 +48,7 @@ impl Default for Periods {
             lock_tail: 60,
             min_capture_time: 10,
             max_order_age: 300,
+            max_order_life: 3 * 86_400,
             max_pause: 300,
             pause_gap: 301,
             grace: 3_600,

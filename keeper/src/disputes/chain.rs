@@ -45,7 +45,9 @@ pub async fn load(ctx: &Ctx, chain_batch_id: i64) -> Result<std::result::Result<
     let missing = || Error::Rpc { chain_id: base.chain_id, message: format!("no transaction {}", settled.tx_hash) };
     let (to, input) = ctx.base.input(settled.tx_hash).await?.ok_or_else(missing)?;
     if to != Some(base.ledger) {
-        return Ok(Err(format!("settled through {to:?}: its rows are not in the transaction's own input")));
+        return Ok(Err(format!(
+            "the endpoint shows a transaction to {to:?}: the ledger takes batches by direct calls alone"
+        )));
     }
     let record = BatchRecord::abi_decode(&e.record.abi_encode()).map_err(|error| corrupt(error.to_string()))?;
     Ok(ChainBatch::read(&input, record, &skipped, &domain(base.chain_id, base.escrow)))

@@ -179,6 +179,9 @@ pub struct RecordFields {
 pub struct CreditFields {
     #[schema(value_type = String)]
     pub node_id: B256,
+    /// Account that is credited, fixed at settlement.
+    #[schema(value_type = String)]
+    pub payout: Address,
     pub amount: String,
     pub fee: String,
 }
@@ -211,6 +214,7 @@ impl From<&BatchRecord> for RecordFields {
     fn from(record: &BatchRecord) -> Self {
         let credit = |credit: &NodeCredit| CreditFields {
             node_id: credit.nodeId,
+            payout: credit.payout,
             amount: credit.amount.to_string(),
             fee: credit.fee.to_string(),
         };
@@ -239,6 +243,7 @@ impl TryFrom<&RecordFields> for BatchRecord {
         let credit = |credit: &CreditFields| -> Result<NodeCredit, Refusal> {
             Ok(NodeCredit {
                 nodeId: credit.node_id,
+                payout: credit.payout,
                 amount: credit.amount.parse().map_err(|_| bad("credit"))?,
                 fee: credit.fee.parse().map_err(|_| bad("credit's fee"))?,
             })

@@ -288,7 +288,12 @@ pub(crate) mod tests {
             blobHash: B256::ZERO,
             feeBps: 0,
             feeRecipient: Address::ZERO,
-            credits: vec![NodeCredit { nodeId: rows[0].nodeId, amount: total, fee: 0 }],
+            credits: vec![NodeCredit {
+                nodeId: rows[0].nodeId,
+                payout: Address::repeat_byte(0x70),
+                amount: total,
+                fee: 0,
+            }],
         };
         let mut tx = store.write().await.unwrap();
         sqlx::query(

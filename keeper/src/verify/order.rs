@@ -9,6 +9,9 @@ use crate::error::{Code, Refusal};
 /// Seconds that `validAfter` may lie in the past: older answers do not count.
 pub const MAX_ORDER_AGE: u64 = 300;
 
+/// Longest time from `validAfter` to the capture deadline, seconds: the escrow captures no order that lives longer.
+pub const MAX_ORDER_LIFE: u64 = 3 * 86_400;
+
 /// Seconds that a payer's clock may be ahead of ours before its order is refused as not yet valid.
 pub const MAX_CLOCK_SKEW: u64 = 5;
 
@@ -67,7 +70,7 @@ pub struct Checked {
 /// Checks an order, cheapest rule first and the signature last.
 ///
 /// # Errors
-/// `unsupported_token`, `other_keeper`, `malformed` (zero amount, times out of order, unreadable signature),
+/// `unsupported_token`, `other_keeper`, `malformed` (zero amount, times out of order or too far apart, unreadable signature),
 /// `request_mismatch`, `order_not_yet_valid`, `order_expired`, `wrong_chain`, `bad_order_signature`.
 pub fn check(handed: &Handed<'_>, rules: &Rules<'_>) -> Result<Checked, Refusal> {
     let order = handed.order;
@@ -126,6 +129,11 @@ fn check_times(handed: &Handed<'_>, rules: &Rules<'_>) -> Result<(), Refusal> {
     if after > before || before > deadline {
         let text = "times must be in order: validAfter ≤ validBefore ≤ captureDeadline";
         return Err(Refusal::new(Code::Malformed, text));
+    }
+    if !handed.held && deadline.saturating_sub(after) > MAX_ORDER_LIFE {
+        let text = "the order lives too long to be captured: sign one with an earlier captureDeadline";
+        let most = after.saturating_add(MAX_ORDER_LIFE);
+        return Err(Refusal::mismatch(Code::Malformed, text, deadline, format!("at most {most}")));
     }
     if !handed.held && after > rules.now + MAX_CLOCK_SKEW {
         let text = "the order is not valid yet: hand it in from validAfter on";
@@ -276,6 +284,10 @@ mod tests {
         assert_eq!(code(&Order { maxAmount: 0, ..base.clone() }), Code::Malformed);
         assert_eq!(code(&Order { validBefore: U40::from(NOW - 11), ..base.clone() }), Code::Malformed);
         assert_eq!(code(&Order { captureDeadline: U40::from(NOW + 599), ..base.clone() }), Code::Malformed);
+        let long = Order { captureDeadline: U40::from(NOW - 10 + MAX_ORDER_LIFE + 1), ..base.clone() };
+        assert_eq!(code(&long), Code::Malformed);
+        let longest = Order { captureDeadline: U40::from(NOW - 10 + MAX_ORDER_LIFE), ..base.clone() };
+        assert!(run(&longest, Some(&sign(&longest, 8453)), false).is_ok());
         assert_eq!(code(&Order { validAfter: U40::from(NOW + 6), ..base.clone() }), Code::OrderNotYetValid);
         assert_eq!(code(&Order { validAfter: U40::from(NOW - 301), ..base.clone() }), Code::OrderExpired);
         assert_eq!(code(&Order { validBefore: U40::from(NOW), ..base.clone() }), Code::OrderExpired);
