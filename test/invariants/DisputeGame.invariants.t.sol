@@ -51,8 +51,9 @@ contract DisputeGameInvariants is Test {
 
     /// @dev All of the following in one campaign, since each run costs seconds.
     /// forge-config: default.invariant.fail-on-revert = true
+    /// forge-config: default.invariant.runs = 48
     /// forge-config: nightly.invariant.fail-on-revert = true
-    /// forge-config: nightly.invariant.runs = 2000
+    /// forge-config: nightly.invariant.runs = 500
     function invariant_1_32_36_37_38_39_disputes() public view {
         _check_1_32_booksAddUp();
         _check_36_37_38_stakeIsThere();

@@ -5,7 +5,7 @@ import {Test} from "forge-std/Test.sol";
 import {ProtocolHandler} from "./ProtocolHandler.sol";
 
 /// @notice The whole protocol in random interleavings: nobody honest ever loses more than the README says.
-/// @dev A few in every run of the tests, thousands with `FOUNDRY_PROFILE=nightly`.
+/// @dev A few runs with every test, many with `FOUNDRY_PROFILE=nightly`, which script/nightly sets.
 contract ProtocolInvariants is Test {
     ProtocolHandler private _handler;
 
@@ -50,7 +50,7 @@ contract ProtocolInvariants is Test {
     /// forge-config: default.invariant.runs = 12
     /// forge-config: default.invariant.depth = 128
     /// forge-config: default.invariant.fail-on-revert = true
-    /// forge-config: nightly.invariant.runs = 2000
+    /// forge-config: nightly.invariant.runs = 500
     /// forge-config: nightly.invariant.depth = 128
     /// forge-config: nightly.invariant.fail-on-revert = true
     function invariant_nobodyHonestLosesMoreThanTheReadmeSays() public view {
