@@ -5,10 +5,21 @@ import {AccessControl} from "@openzeppelin/contracts/access/AccessControl.sol";
 import {IOpenGradientTEERegistry, IOpenGradientTEEVerifier} from "../interfaces/IOpenGradient.sol";
 
 /// @title DevTEERegistry
-/// @notice For local chains only: OpenGradient's TEE registry (the form without OHTTP configuration) towards its callers, with
-///         the same selectors, events, errors, roles and rules. One entry is ours: `registerDevnetTEE`, by which an
-///         administrator vouches for a node that has no attestation. Heartbeats are really verified.
+/// @notice For local chains only: OpenGradient's TEE registry (the newer form, with an OHTTP configuration, which stays empty
+///         here) towards its callers, with the same selectors, events, errors, roles and rules. One entry is ours:
+///         `registerDevnetTEE`, by which an administrator vouches for a node that has no attestation. Heartbeats are really
+///         verified.
 contract DevTEERegistry is AccessControl, IOpenGradientTEERegistry {
+    struct OhttpConfig {
+        uint8 keyId;
+        uint16 kemId;
+        uint16 kdfId;
+        uint16 aeadId;
+        bytes publicKey;
+        bytes keyConfig;
+        uint256 registeredAt;
+    }
+
     struct TEEInfo {
         address owner;
         address paymentAddress;
@@ -20,6 +31,7 @@ contract DevTEERegistry is AccessControl, IOpenGradientTEERegistry {
         bool enabled;
         uint256 registeredAt;
         uint256 lastHeartbeatAt;
+        OhttpConfig ohttpConfig;
     }
 
     struct PCRMeasurements {
@@ -260,18 +272,17 @@ contract DevTEERegistry is AccessControl, IOpenGradientTEERegistry {
         require(isPCRApproved[teeType][pcrHash], PCRNotApproved());
         teeId = keccak256(key);
         require(tees[teeId].registeredAt == 0, TEEAlreadyExists());
-        tees[teeId] = TEEInfo({
-            owner: owner,
-            paymentAddress: paymentAddress,
-            endpoint: endpoint,
-            publicKey: key,
-            tlsCertificate: tlsCertificate,
-            pcrHash: pcrHash,
-            teeType: teeType,
-            enabled: true,
-            registeredAt: block.timestamp,
-            lastHeartbeatAt: block.timestamp
-        });
+        TEEInfo storage tee = tees[teeId];
+        tee.owner = owner;
+        tee.paymentAddress = paymentAddress;
+        tee.endpoint = endpoint;
+        tee.publicKey = key;
+        tee.tlsCertificate = tlsCertificate;
+        tee.pcrHash = pcrHash;
+        tee.teeType = teeType;
+        tee.enabled = true;
+        tee.registeredAt = block.timestamp;
+        tee.lastHeartbeatAt = block.timestamp;
         _byType[teeType].push(teeId);
         _byOwner[owner].push(teeId);
         emit TEERegistered(teeId, owner, teeType);
