@@ -10,15 +10,15 @@ import { decodePaymentResponseHeader, wrapFetchWithPayment, x402Client } from "@
 import { Chain, NETWORK, NETWORK_V1, accountOf } from "./lib/chain.mjs";
 
 const chain = new Chain(process.env.RPC);
-const account = accountOf(process.env.PAYER);
-const signer = toClientEvmSigner(account, chain.public);
 let sent = null;
 
 /** A client as after a start: it remembers no channel. Another salt makes another channel. */
-function fresh(salt) {
+function fresh({ payer = process.env.PAYER, salt }) {
+  const account = accountOf(payer);
+  const signer = toClientEvmSigner(account, chain.public);
   const channels = new BatchSettlementEvmScheme(signer, { salt });
   const client = new x402Client()
-    .register(NETWORK, new ExactEvmScheme(signer))
+    .register(NETWORK, new ExactEvmScheme(signer, { rpcUrl: chain.rpc }))
     .register(NETWORK, new UptoEvmScheme(signer))
     .register(NETWORK, channels)
     .registerV1(NETWORK_V1, new ExactEvmSchemeV1(account));
@@ -30,7 +30,7 @@ function fresh(salt) {
   return { channels, pay: wrapFetchWithPayment(watched, client) };
 }
 
-let client = fresh();
+let client = fresh({});
 
 async function perform(request) {
   switch (request.op) {
@@ -48,7 +48,7 @@ async function perform(request) {
     case "refund":
       return { payment: await client.channels.refund(request.url, request.amount ? { amount: request.amount } : {}) };
     case "forget":
-      client = fresh(request.salt);
+      client = fresh(request);
       return {};
     default:
       throw new Error(`unknown: ${request.op}`);

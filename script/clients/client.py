@@ -20,18 +20,18 @@ from x402.mechanisms.evm.exact import register_exact_evm_client
 from x402.mechanisms.evm.signers import EthAccountSignerWithRPC
 from x402.mechanisms.evm.upto import UptoEvmClientScheme
 
-SIGNER = EthAccountSignerWithRPC(account_of(os.environ["PAYER"]), os.environ["RPC"])
 VIA = sys.argv[1]
 
 
 class Wallet:
-    """A client as after a start: it remembers no channel."""
+    """A client as after a start: it remembers no channel. Another salt makes another channel."""
 
-    def __init__(self, salt=None):
-        self.channels = BatchSettlementEvmScheme(SIGNER, BatchSettlementEvmSchemeOptions(salt=salt))
+    def __init__(self, payer=None, salt=None):
+        signer = EthAccountSignerWithRPC(account_of(payer or os.environ["PAYER"]), os.environ["RPC"])
+        self.channels = BatchSettlementEvmScheme(signer, BatchSettlementEvmSchemeOptions(salt=salt))
         self.client = (x402Client if VIA == "httpx" else x402ClientSync)()
-        register_exact_evm_client(self.client, SIGNER, NETWORK)
-        self.client.register(NETWORK, UptoEvmClientScheme(SIGNER))
+        register_exact_evm_client(self.client, signer, NETWORK)
+        self.client.register(NETWORK, UptoEvmClientScheme(signer))
         self.client.register(NETWORK, self.channels)
 
     async def by_httpx(self, url):
@@ -71,7 +71,7 @@ def perform(request):
             settled = WALLET.channels.refund(request["url"], RefundOptions(amount=request.get("amount")))
             return {"payment": settled.model_dump(by_alias=True, exclude_none=True)}
         case "forget":
-            WALLET = Wallet(request.get("salt"))
+            WALLET = Wallet(request.get("payer"), request.get("salt"))
             return {}
 
 

@@ -7,6 +7,7 @@ import { ExactEvmScheme } from "@x402/evm/exact/facilitator";
 import { ExactEvmSchemeV1 } from "@x402/evm/exact/v1/facilitator";
 import { UptoEvmScheme } from "@x402/evm/upto/facilitator";
 import { BatchSettlementEvmScheme } from "@x402/evm/batch-settlement/facilitator";
+import { EIP2612_GAS_SPONSORING } from "@x402/extensions";
 import { createWalletClient, publicActions } from "viem";
 import { nonceManager, privateKeyToAccount } from "viem/accounts";
 import { Chain, NETWORK, NETWORK_V1, keyOf } from "./lib/chain.mjs";
@@ -30,6 +31,7 @@ facilitator.register(NETWORK, new ExactEvmScheme(signer));
 facilitator.register(NETWORK, new UptoEvmScheme(signer));
 facilitator.register(NETWORK, new BatchSettlementEvmScheme(signer));
 facilitator.registerV1(NETWORK_V1, new ExactEvmSchemeV1(signer));
+facilitator.registerExtension(EIP2612_GAS_SPONSORING);
 
 const app = express();
 app.use(express.json({ limit: "1mb" }));

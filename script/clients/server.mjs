@@ -5,6 +5,7 @@ import { HTTPFacilitatorClient } from "@x402/core/server";
 import { ExactEvmScheme } from "@x402/evm/exact/server";
 import { UptoEvmScheme } from "@x402/evm/upto/server";
 import { BatchSettlementEvmScheme } from "@x402/evm/batch-settlement/server";
+import { declareEip2612GasSponsoringExtension } from "@x402/extensions";
 import { paymentMiddleware, setSettlementOverrides, x402ResourceServer } from "@x402/express";
 import { NETWORK, NETWORK_V1, USDC, accountOf } from "./lib/chain.mjs";
 
@@ -23,6 +24,7 @@ const permit2 = amount => ({ amount, asset: USDC, extra: { name: "USD Coin", ver
 const routes = {
   "GET /exact": option("exact", "$0.01"),
   "GET /exact-permit2": option("exact", permit2("20000")),
+  "GET /exact-unapproved": { ...option("exact", permit2("20000")), extensions: declareEip2612GasSponsoringExtension() },
   "GET /upto": option("upto", "$0.10"),
   "GET /upto-nothing": option("upto", "$0.10"),
   "GET /channel": option("batch-settlement", "$0.01"),

@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "lib"))
 
 from devnet import NETWORK, NETWORK_V1, USDC, account_of
+from x402.extensions.eip2612_gas_sponsoring import declare_eip2612_gas_sponsoring_extension
 from x402.http import FacilitatorConfig, HTTPFacilitatorClient, HTTPFacilitatorClientSync
 from x402.http.types import PaymentOption, RouteConfig
 from x402.mechanisms.evm.batch_settlement.authorizer_signer import LocalAuthorizerSigner
@@ -38,13 +39,15 @@ def permit2(amount):
     return AssetAmount(amount=amount, asset=USDC, extra=extra)
 
 
-def option(scheme, price):
-    return RouteConfig(accepts=PaymentOption(scheme=scheme, pay_to=PAY_TO, price=price, network=NETWORK))
+def option(scheme, price, extensions=None):
+    accepts = PaymentOption(scheme=scheme, pay_to=PAY_TO, price=price, network=NETWORK)
+    return RouteConfig(accepts=accepts, extensions=extensions)
 
 
 ROUTES = {
     "GET /exact": option("exact", "$0.01"),
     "GET /exact-permit2": option("exact", permit2("20000")),
+    "GET /exact-unapproved": option("exact", permit2("20000"), declare_eip2612_gas_sponsoring_extension()),
     "GET /upto": option("upto", "$0.10"),
     "GET /upto-nothing": option("upto", "$0.10"),
     "GET /channel": option("batch-settlement", "$0.01"),

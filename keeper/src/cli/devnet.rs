@@ -32,6 +32,9 @@ pub struct Devnet {
     /// Program that is given the report while the chains still run; its failure is the demonstration's
     #[arg(long, value_name = "PROGRAM", requires = "demo")]
     audit: Option<PathBuf>,
+    /// Program that pays with stock x402 clients when it is given the network file: script/clients/demo
+    #[arg(long, value_name = "PROGRAM", requires = "demo")]
+    clients: Option<PathBuf>,
     /// Folder for logs, database and network file; default: a new temporary one, removed at the end
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -104,7 +107,8 @@ impl Devnet {
             let mut devnet = devnet::up(dir, options).await?;
             // Enough units that a row with most of the money is among them.
             devnet.config.disputes = Disputes { challenge: true, units: 32, ..Disputes::default() };
-            demo::play(devnet, std::env::current_exe()?, self.inferences, started).await
+            let clients = self.clients.as_deref();
+            demo::play(devnet, std::env::current_exe()?, self.inferences, clients, started).await
         };
         // Children end with their owner: a signal must reach it as an ordinary end.
         let (stage, report) = tokio::select! {

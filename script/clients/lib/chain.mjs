@@ -24,7 +24,8 @@ export const CHANNELS = parseAbi([
 
 /** A key that a name stands for; public on purpose. */
 export const keyOf = name => keccak256(toHex(`quittance clients key, public on purpose: ${name}`));
-export const accountOf = name => privateKeyToAccount(keyOf(name));
+/** The account of a name, or of a key in hex. */
+export const accountOf = name => privateKeyToAccount(name.startsWith("0x") ? name : keyOf(name));
 
 export class Chain {
   constructor(rpc) {
@@ -45,16 +46,17 @@ export class Chain {
     return createWalletClient({ chain: this.chain, transport: this.transport, account });
   }
 
-  /** Ether and USDC for an account of a name, and a full allowance for Permit2. */
-  async fund(names, usdc) {
+  /** USDC for accounts of names; with `approved` also ether and a full allowance for Permit2. */
+  async fund(names, usdc, approved = true) {
     const minter = accountOf("minter");
-    const all = [minter, ...names.map(accountOf)];
+    const all = approved ? [minter, ...names.map(accountOf)] : [minter];
     await Promise.all(all.map(account => this.call("anvil_setBalance", [account.address, toHex(10n ** 20n)])));
     const wallet = this.wallet(privateKeyToAccount(keyOf("minter"), { nonceManager }));
     const hashes = [];
     for (const name of names) {
       const args = [accountOf(name).address, usdc];
       hashes.push(await wallet.writeContract({ address: USDC, abi: TOKEN, functionName: "mint", args, gas: 100_000n }));
+      if (!approved) continue;
       const own = this.wallet(accountOf(name));
       const approval = { address: USDC, abi: TOKEN, functionName: "approve", args: [PERMIT2, maxUint256] };
       hashes.push(await own.writeContract({ ...approval, gas: 100_000n }));

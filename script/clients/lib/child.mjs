@@ -1,6 +1,6 @@
 // Programs that these scripts start and end: servers that say where they listen, clients that answer a line with a line.
 import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
+import { isAbsolute } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
@@ -37,7 +37,7 @@ function start(command, args, env) {
 
 /** How a script of this folder is started: by its ending. */
 function program(script) {
-  const path = existsSync(script) ? script : `${HERE}/${script}`;
+  const path = isAbsolute(script) ? script : `${HERE}/${script}`;
   if (path.endsWith(".mjs")) return [process.execPath, [path]];
   if (path.endsWith(".py")) return [PYTHON, ["-B", path]];
   return [path, []];

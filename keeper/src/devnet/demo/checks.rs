@@ -37,7 +37,7 @@ pub async fn all(evidence: &Evidence<'_>) -> Vec<Check> {
         let ok = found.is_ok();
         Check { name, ok, detail: found.unwrap_or_else(|why| why) }
     };
-    vec![
+    let mut checks = vec![
         check("protocol_callback", evidence.protocol().await),
         check("orders_settled", evidence.settled()),
         check("bad_signature_refused", evidence.refused()),
@@ -51,7 +51,9 @@ pub async fn all(evidence: &Evidence<'_>) -> Vec<Check> {
         check("all_final", evidence.last().await),
         check("receipts_verify_offline", evidence.verified.clone()),
         check("money_adds_up", evidence.money().await),
-    ]
+    ];
+    checks.extend(super::stock::checks(evidence.stage).await);
+    checks
 }
 
 fn must(holds: bool, why: impl FnOnce() -> String) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! The demonstration: nine things that must hold, shown with real chains, processes, signatures and money of no worth.
+//! The demonstration: ten things that must hold, shown with real chains, processes, signatures and money of no worth.
 
 pub mod chain;
 pub mod checks;
@@ -9,11 +9,12 @@ mod kill;
 pub mod rogue;
 pub mod stage;
 pub mod steps;
+pub mod stock;
 pub mod story;
 pub mod wallets;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::devnet::Devnet;
@@ -29,16 +30,24 @@ fn say(started: Instant, text: &str) {
     let _ = writeln!(std::io::stderr(), "[{:>5.1} s] {text}", started.elapsed().as_secs_f64());
 }
 
-/// Plays all nine steps on a running devnet and checks what came of them. The stage is left running.
+/// Plays all steps on a running devnet and checks what came of them. The stage is left running. `clients` is the program that
+/// plays stock x402 clients; without it that step is left out.
 ///
 /// # Errors
 /// The first thing that did not happen at all; what happened wrongly is a failed check of the report.
-pub async fn play(devnet: Devnet, program: PathBuf, inferences: usize, started: Instant) -> Result<(Stage, Report)> {
+pub async fn play(
+    devnet: Devnet,
+    program: PathBuf,
+    inferences: usize,
+    clients: Option<&Path>,
+    started: Instant,
+) -> Result<(Stage, Report)> {
     let wallets = inferences.div_ceil(12).clamp(4, 12);
     say(started, &format!("chains and contracts are up; starting the keeper, funding {wallets} wallets"));
     let mut stage = Stage::set(devnet, program, wallets).await?;
     let batch = stage.story.rogue.batch_id;
     let operator = dispute::defend(&stage)?;
+    let paying = clients.map(|clients| stock::start(&stage, clients)).transpose()?;
     say(
         started,
         &format!("8. meanwhile another keeper has settled batch {batch}; one of its rows nobody ever answered"),
@@ -60,6 +69,10 @@ pub async fn play(devnet: Devnet, program: PathBuf, inferences: usize, started: 
     say(started, "9. the keeper has shown the receipt and earned the bond");
     dispute::wait_challenged(&stage).await?;
     say(started, "8. the keeper has challenged the other's batch; nobody can prove the row that nobody answered");
+    if let Some(paying) = paying {
+        stock::finish(&mut stage, paying).await?;
+        say(started, "10. stock x402 clients have paid through the keeper: exact, upto and from a channel");
+    }
     say(started, "5. kill -9 with a broadcast batch in no block and acknowledged orders that no node saw");
     steps::kill_and_restart(&mut stage).await?;
     let kill = &stage.story.kill;

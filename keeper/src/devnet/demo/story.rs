@@ -19,6 +19,9 @@ pub struct Story {
     pub unanswered: Unanswered,
     pub kill: Kill,
     pub exit: Exit,
+    /// Absent when the demonstration was given no stock clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stock: Option<super::stock::Stock>,
     pub rogue: Rogue,
     pub doubt: Doubt,
 }

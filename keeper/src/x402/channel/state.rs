@@ -58,7 +58,7 @@ pub fn covers(state: &State, max: u128, purpose: Use) -> Result<(), Fault> {
     if balance == 0 {
         return Err(Fault::new(Reason::BatchChannelNotFound, "the channel has no balance: deposit first"));
     }
-    if max > balance && purpose != Use::Refund {
+    if max > balance {
         let text = format!("maxClaimableAmount is {max}, the channel holds {balance} in all: deposit more");
         return Err(Fault::new(Reason::BatchExceedsBalance, text));
     }
@@ -86,6 +86,7 @@ mod tests {
         assert_eq!(of(150, Use::Deposit(50)), Ok(()));
         assert_eq!(of(151, Use::Deposit(50)), Err(Reason::BatchExceedsBalance));
         assert_eq!(of(40, Use::Refund), Ok(()));
+        assert_eq!(of(101, Use::Refund), Err(Reason::BatchExceedsBalance));
         assert_eq!(of(39, Use::Refund), Err(Reason::BatchBelowClaimed));
         let empty = State::default();
         assert_eq!(covers(&empty, 1, Use::Pay).unwrap_err().reason, Reason::BatchChannelNotFound);
