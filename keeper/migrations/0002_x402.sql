@@ -62,13 +62,3 @@ CREATE INDEX payments_by_settlement ON payments (settlement_id) WHERE settlement
 CREATE INDEX payments_by_identifier ON payments (identifier) WHERE identifier IS NOT NULL;
 CREATE INDEX payments_by_payer ON payments (payer, settled_ms) WHERE settled_ms IS NOT NULL;
 CREATE INDEX payments_by_time ON payments (settled_ms, payment_id) WHERE settled_ms IS NOT NULL;
-
--- Gas money given to payers so that they can approve Permit2; counted against the caps per payer and per hour.
-CREATE TABLE sponsored (
-    payment_id       {BYTES} PRIMARY KEY,
-    chain_id         BIGINT  NOT NULL,
-    payer            {BYTES} NOT NULL,
-    gwei             BIGINT  NOT NULL,
-    created_ms       BIGINT  NOT NULL
-);
-CREATE INDEX sponsored_by_time ON sponsored (chain_id, created_ms);

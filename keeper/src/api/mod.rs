@@ -11,6 +11,7 @@ mod heartbeat;
 mod openapi;
 mod ops;
 mod orders;
+mod payments;
 mod receipts;
 mod state;
 mod stream;

@@ -36,7 +36,8 @@ use super::{completions, gateway, heartbeat, ops, orders, receipts, state, usage
         ops::livez,
         ops::readyz,
         ops::metrics
-    )
+    ),
+    components(schemas(super::payments::ListedPayments))
 )]
 struct Document;
 

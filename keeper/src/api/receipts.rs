@@ -13,10 +13,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::auth::{Reader, reader};
 use super::error::{ApiError, ApiResult, ErrorBody};
+use super::payments::{ListedPayments, PaymentLine, to_csv as payments_csv};
 use crate::ctx::SharedCtx;
 use crate::error::Code;
 use crate::receipt::{ReceiptFile, assemble};
 use crate::store::evidence::{self, Filter, Line};
+use crate::store::payments;
 
 /// Receipts in one answer at most.
 const MAX_LINES: i64 = 1_000;
@@ -60,6 +62,8 @@ pub struct ListQuery {
     pub from: Option<u64>,
     /// Unix seconds, excluded.
     pub to: Option<u64>,
+    /// order (when absent), or x402 for settled x402 payments, whose times are those of the settlement.
+    pub rail: Option<String>,
     /// json or csv
     pub format: Option<String>,
     /// The last answer's `next`.
@@ -127,7 +131,7 @@ impl From<Line> for LineView {
 
 /// Receipts by payer, node and time, oldest first, as JSON or CSV.
 #[utoipa::path(get, path = "/receipts", tag = "receipts", params(ListQuery),
-    responses((status = 200, body = Listed, description = "CSV with `format=csv`; its next page is in the header `x-next`"),
+    responses((status = 200, body = Listed, description = "With `rail=x402` settled payments (ListedPayments). CSV with `format=csv`; its next page is in the header `x-next`"),
         (status = "4XX", body = ErrorBody)))]
 pub async fn list(
     State(ctx): State<SharedCtx>,
@@ -161,6 +165,30 @@ pub async fn list(
     };
     let ms = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000);
     let limit = query.limit.unwrap_or(MAX_LINES).clamp(1, MAX_LINES);
+    match query.rail.as_deref() {
+        None | Some("order") => {}
+        Some("x402") if query.node.is_some() => {
+            return Err(malformed("x402 payments are not listed by node".to_owned()));
+        }
+        Some("x402") => {
+            let filter = payments::Filter {
+                payer,
+                from_ms: query.from.map_or(0, ms),
+                to_ms: query.to.map_or(i64::MAX, ms),
+                after,
+                limit,
+            };
+            let found = payments::settled(ctx.store.read(), &filter).await?;
+            let full = i64::try_from(found.len()).is_ok_and(|n| n == limit);
+            let next = found.last().filter(|_| full);
+            let next =
+                next.map(|payment| format!("{}-{}", payment.settled_ms.unwrap_or_default(), payment.new.payment_id));
+            let receipts: Vec<PaymentLine> = found.into_iter().map(PaymentLine::from).collect();
+            let csv = csv.then(|| payments_csv(&receipts));
+            return Ok(respond(csv, ListedPayments { receipts, next: next.clone() }, next));
+        }
+        Some(_) => return Err(malformed("rail must be order or x402".to_owned())),
+    }
     let filter = Filter {
         payer,
         node: query.node,
@@ -173,14 +201,18 @@ pub async fn list(
     let full = i64::try_from(lines.len()).is_ok_and(|n| n == limit);
     let next = lines.last().filter(|_| full).map(|line| format!("{}-{}", line.created_ms, line.settlement_id));
     let receipts: Vec<LineView> = lines.into_iter().map(LineView::from).collect();
-    if !csv {
-        return Ok(Json(Listed { receipts, next }).into_response());
-    }
-    let mut response = ([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], to_csv(&receipts)).into_response();
+    let csv = csv.then(|| to_csv(&receipts));
+    Ok(respond(csv, Listed { receipts, next: next.clone() }, next))
+}
+
+/// A list as CSV, whose next page is named in a header, or as JSON.
+fn respond<T: Serialize>(csv: Option<String>, list: T, next: Option<String>) -> Response {
+    let Some(csv) = csv else { return Json(list).into_response() };
+    let mut response = ([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], csv).into_response();
     if let Some(next) = next.and_then(|next| next.parse().ok()) {
         response.headers_mut().insert("x-next", next);
     }
-    Ok(response)
+    response
 }
 
 /// No value holds a comma, a quote or a line break: hexadecimal, numbers and state names only.

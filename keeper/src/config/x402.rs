@@ -57,19 +57,6 @@ pub struct Network {
     /// Signs claims and refunds of payment channels for servers that name it; whoever may call `/settle` may ask for it.
     #[serde(default)]
     pub receiver_authorizer: Option<KeySource>,
-    /// Gas money for payers' approvals of Permit2; none when absent.
-    #[serde(default)]
-    pub sponsor: Option<Sponsor>,
-}
-
-/// What may be given away so that payers can approve Permit2 (extension erc20ApprovalGasSponsoring).
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Sponsor {
-    /// Gwei per payer and hour at most.
-    pub payer_gwei: u64,
-    /// Gwei per hour at most.
-    pub hour_gwei: u64,
 }
 
 impl X402 {

@@ -124,7 +124,6 @@ fn x402(deployment: &Deployment, chain_id: u64) -> x402::Network {
         assets: Vec::new(),
         factories: vec![deployment.contracts.x402.wallet_factory],
         receiver_authorizer: Some(KeySource::Env { env: X402_AUTHORIZER.to_owned() }),
-        sponsor: None,
     }
 }
 

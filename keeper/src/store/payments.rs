@@ -118,6 +118,41 @@ pub async fn get<'c>(db: impl Executor<'c, Database = Any>, payment_id: B256) ->
     row.as_ref().map(read).transpose()
 }
 
+/// Which settled payments.
+#[derive(Clone, Copy, Debug)]
+pub struct Filter {
+    pub payer: Option<Address>,
+    /// Settled from then on, and before then; unix milliseconds.
+    pub from_ms: i64,
+    pub to_ms: i64,
+    /// Time and id of the last one on the page before.
+    pub after: Option<(i64, B256)>,
+    pub limit: i64,
+}
+
+/// Settled payments, oldest first.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn settled<'c>(db: impl Executor<'c, Database = Any>, filter: &Filter) -> Result<Vec<Payment>> {
+    let (after_ms, after_id) = filter.after.unwrap_or((i64::MIN, B256::ZERO));
+    let rows = sqlx::query(
+        "SELECT * FROM payments WHERE settled_ms IS NOT NULL AND state = 'settled' AND settled_ms >= $1 AND settled_ms < $2
+         AND (CAST($3 AS BIGINT) = 0 OR payer = $4) AND (settled_ms > $5 OR (settled_ms = $5 AND payment_id > $6))
+         ORDER BY settled_ms, payment_id LIMIT $7",
+    )
+    .bind(filter.from_ms)
+    .bind(filter.to_ms)
+    .bind(i64::from(filter.payer.is_some()))
+    .bind(filter.payer.unwrap_or_default().to_vec())
+    .bind(after_ms)
+    .bind(after_id.to_vec())
+    .bind(filter.limit)
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
 /// Payments that wait for a transaction, oldest first.
 ///
 /// # Errors

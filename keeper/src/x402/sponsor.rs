@@ -1,16 +1,25 @@
 //! Extensions by which a payer without gas money lets Permit2 spend its tokens: a signed permit (ERC-2612) that goes along with
-//! the payment, or a signed `approve` transaction that we send before it.
+//! the payment, or a signed `approve` transaction that we send before it. Its gas is the payer's: none is given away.
+
+use std::time::Duration;
 
 use alloy::consensus::{Transaction, TxEnvelope};
 use alloy::eips::eip2718::Decodable2718;
 use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::sol_types::SolCall;
+use tokio::time::Instant;
 
 use super::contracts::{PERMIT2, Permit2612, Token};
 use super::exact::MARGIN;
 use super::read::At;
 use super::reasons::{Fault, Reason};
+use super::state::Network;
 use super::wire::Request;
+use crate::tx::classify::Failure;
+
+/// How long an approval may take until it is mined, and between two looks.
+const APPROVAL_WAIT: Duration = Duration::from_secs(15);
+const APPROVAL_LOOK: Duration = Duration::from_millis(200);
 
 /// Key of the extension with a permit.
 pub const EIP2612: &str = "eip2612GasSponsoring";
@@ -135,4 +144,36 @@ pub fn approval(request: &Request, payer: Address, asset: Address) -> Result<Opt
     }
     let gas = U256::from(tx.gas_limit()).saturating_mul(U256::from(tx.max_fee_per_gas()));
     Ok(Some(Approval { tx_hash: *tx.tx_hash(), nonce: tx.nonce(), cost: gas.saturating_add(tx.value()), raw }))
+}
+
+/// Sends a payer's approval and waits until it is mined. Sent again it does nothing twice.
+///
+/// # Errors
+/// `erc20_approval_tx_failed`, `erc20_approval_broadcast_failed`.
+pub async fn approve(network: &Network, payer: Address, approval: &Approval) -> Result<(), Fault> {
+    let unasked = |failure: Failure| {
+        tracing::warn!(%failure, "cannot send an approval");
+        Fault::new(Reason::ApprovalBroadcast, "the network does not answer now: try again").of(payer)
+    };
+    let balance = network.rpc.balance(payer).await.map_err(unasked)?;
+    if balance < approval.cost {
+        let text = format!(
+            "signedTransaction costs up to {} wei, the payer has {balance}: this facilitator gives none",
+            approval.cost
+        );
+        return Err(Fault::new(Reason::ApprovalFailed, text).of(payer));
+    }
+    if let Err(failure) = network.rpc.broadcast(&approval.raw).await {
+        let text = format!("signedTransaction was not taken: {}", failure.class.as_str());
+        return Err(Fault::new(Reason::ApprovalBroadcast, text).of(payer));
+    }
+    let deadline = Instant::now() + APPROVAL_WAIT;
+    while Instant::now() < deadline {
+        match network.rpc.receipt(approval.tx_hash).await.map_err(unasked)? {
+            Some(receipt) if receipt.status() => return Ok(()),
+            Some(_) => return Err(Fault::new(Reason::ApprovalFailed, "signedTransaction reverted").of(payer)),
+            None => tokio::time::sleep(APPROVAL_LOOK).await,
+        }
+    }
+    Err(Fault::new(Reason::ApprovalFailed, "signedTransaction is not mined yet: settle again").of(payer))
 }

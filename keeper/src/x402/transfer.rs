@@ -9,7 +9,7 @@ use super::reasons::{Fault, Reason};
 use super::simulate::{Proof, prove};
 use super::state::Network;
 use super::wire::{Request, SettledAnswer, Verified};
-use super::{Asked, exact, permit2, wait};
+use super::{Asked, exact, permit2, sponsor, wait};
 use crate::admission::count_payment;
 use crate::ctx::Ctx;
 use crate::error::Result;
@@ -74,7 +74,14 @@ pub(super) async fn settle(ctx: &Ctx, asked: &Asked<'_>) -> Result<SettledAnswer
         Ok(checked) => checked,
         Err(fault) => return Ok(asked.refused(fault)),
     };
-    let proof = match prove(network, (plan.clone(), deferred)).await {
+    let mut proven = prove(network, (plan.clone(), deferred)).await;
+    if let (Ok(Proof { approve: true, .. }), Some(approval)) = (&proven, &plan.approval) {
+        proven = match sponsor::approve(network, plan.payer, approval).await {
+            Ok(()) => prove(network, (plan.clone(), None)).await,
+            Err(fault) => Err(fault),
+        };
+    }
+    let proof = match proven {
         Ok(proof) => proof,
         Err(fault) => {
             // Another call may have settled it meanwhile: that is why it would fail now.

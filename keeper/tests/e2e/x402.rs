@@ -7,15 +7,16 @@ use alloy::primitives::aliases::U40;
 use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::providers::Provider;
 use alloy::signers::SignerSync;
-use alloy::sol_types::{SolStruct, SolValue, eip712_domain};
+use alloy::sol_types::{SolCall, SolStruct, SolValue, eip712_domain};
 use quittance::crash;
 use quittance::devnet::deploy::{USDC, fund};
 use quittance::devnet::keys::Key;
 use quittance::devnet::sender::Sender;
+use quittance::tx::{fees, signer};
 use quittance::x402::contracts::batch::{ChannelConfig, Voucher};
 use quittance::x402::contracts::{
-    ERC3009_COLLECTOR, EXACT_PROXY, ExactProxy, ReceiveWithAuthorization, TokenPermissions, TransferWithAuthorization,
-    UPTO_PROXY, UptoProxy,
+    ERC3009_COLLECTOR, EXACT_PROXY, ExactProxy, PERMIT2, ReceiveWithAuthorization, Token, TokenPermissions,
+    TransferWithAuthorization, UPTO_PROXY, UptoProxy,
 };
 use quittance::x402::{channel, permit2};
 use quittance_bindings::DevUSDC;
@@ -186,6 +187,56 @@ async fn x402_payments_are_settled_once_and_answered_alike() {
     nothing_is_sent_for_an_empty_wallet(&net).await;
     two_that_drain_one_balance(&net).await;
     what_cannot_be_read(&net, &payer).await;
+    an_approval_that_comes_along(&net).await;
+    listed_for_accounts(&net, &payer).await;
+}
+
+/// A payer that has not approved Permit2 sends its approval along.
+async fn an_approval_that_comes_along(net: &Net) {
+    let payer = Payer::with(net, "x402-approves", 1_000).await;
+    let to = fresh();
+    let mut request = payer.permit2(false, to, 600);
+    let refused = post(net, "/verify", &request).await;
+    assert_eq!(refused["invalidReason"], json!("permit2_allowance_required"), "{refused}");
+    let provider = net.devnet.chains.base.provider();
+    let nonce = provider.get_transaction_count(payer.key.address()).await.unwrap();
+    let call = Token::approveCall { spender: PERMIT2, value: U256::MAX };
+    let envelope = signer::sign(
+        &payer.key.signer,
+        &signer::Payload {
+            chain_id: payer.chain_id(),
+            nonce,
+            gas_limit: 70_000,
+            target: USDC,
+            value: 0,
+            calldata: call.abi_encode().into(),
+        },
+        fees::Fee { max_fee: 20_000_000_000, tip: 1_000_000_000 },
+        0,
+    )
+    .unwrap();
+    request["paymentPayload"]["extensions"] = json!({ "erc20ApprovalGasSponsoring": { "info": {
+        "from": payer.key.address(), "asset": USDC, "spender": PERMIT2, "amount": U256::MAX.to_string(),
+        "signedTransaction": envelope.raw, "version": "1" } } });
+    assert_eq!(post(net, "/verify", &request).await["isValid"], json!(true));
+    let settled = post(net, "/settle", &request).await;
+    assert_eq!(settled["success"], json!(true), "{settled}\n{}", net.log_tail());
+    assert_eq!(usdc(net, to).await, 600);
+}
+
+async fn listed_for_accounts(net: &Net, payer: &Payer<'_>) {
+    let get = async |query: &str| {
+        let answer = net.http.get(format!("{}/receipts?rail=x402{query}", net.url())).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+        answer.text().await.unwrap()
+    };
+    let list: Value = serde_json::from_str(&get("").await).unwrap();
+    let amounts: Vec<&str> =
+        list["receipts"].as_array().unwrap().iter().map(|line| line["amount"].as_str().unwrap()).collect();
+    assert_eq!(amounts, ["10000", "20000", "1234", "0", "777", "1000", "600"], "{list}");
+    let own = get(&format!("&payer={}&limit=2&format=csv", payer.key.address())).await;
+    let lines: Vec<&str> = own.lines().collect();
+    assert_eq!((lines.len(), lines[0].split(',').count(), lines[1].split(',').count()), (3, 18, 18), "{own}");
 }
 
 async fn each_scheme(net: &Net, payer: &Payer<'_>) {

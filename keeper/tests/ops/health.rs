@@ -34,8 +34,10 @@ async fn every_loop_is_alive_and_metrics_are_the_documented_ones() {
         "tees",
         "txs_base",
         "txs_opengradient",
+        "txs_x402_8453_0",
         "watch_base",
         "watch_opengradient",
+        "x402_8453",
     ];
     assert!(BTreeSet::from(expected).is_subset(&loops), "{loops:?}");
 
