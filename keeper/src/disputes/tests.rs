@@ -87,7 +87,9 @@ impl World {
         let (url, inputs) = endpoint(config.base.ledger).await;
         config.base.rpc = vec![url];
         set_head(&store, 84_532, 50, NOW, 50).await.unwrap();
-        Self { ctx: Ctx::new(config, store).unwrap(), inputs, _dir: dir }
+        let ctx = Ctx::new(config, store).unwrap();
+        ctx.clock.shift(NOW * 1_000 - ctx.clock.now_ms());
+        Self { ctx, inputs, _dir: dir }
     }
 
     async fn head(&self) -> Head {
@@ -243,6 +245,27 @@ async fn a_challenge_of_ours_that_nobody_answered_is_resolved_and_others_are_lef
         ["answer:3:0:1", "resolve:1:0:2"],
         "tried again under another name"
     );
+}
+
+#[tokio::test]
+async fn a_receipt_that_was_looked_for_in_vain_delays_no_resolution() {
+    let world = World::new().await;
+    let seeded = world.settled(1, OTHER).await;
+    let mut tx = world.ctx.store.write().await.unwrap();
+    let delete = sqlx::query("DELETE FROM receipts WHERE settlement_id = $1").bind(seeded.settlement_id().to_vec());
+    delete.execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    world.challenge(1, ME, 60).await;
+    world.look().await.unwrap();
+    assert!(queued(&world.ctx.store).await.is_empty());
+    // Looked for once more just before the time is over.
+    world.ctx.clock.shift(31_000);
+    world.look().await.unwrap();
+    assert!(queued(&world.ctx.store).await.is_empty());
+    world.ctx.clock.shift(20_000);
+    set_head(&world.ctx.store, 84_532, 51, NOW + 61, 51).await.unwrap();
+    world.look().await.unwrap();
+    assert_eq!(queued(&world.ctx.store).await, ["resolve:1:0"]);
 }
 
 #[tokio::test]

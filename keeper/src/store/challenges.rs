@@ -146,8 +146,8 @@ pub async fn not_duplicate(tx: &mut WriteTx, chain_batch_id: i64, row: i64) -> R
 }
 
 /// What to do about an open challenge at `chain_time` (unix seconds): answer it while there is time; resolve it after that, if it is
-/// one of `me`. Left out while that is under way, or was given up or put off after `retry_before_ms`. Answers first, the most
-/// urgent first.
+/// one of `me`. Left out while that is under way, or was given up or put off after `retry_before_ms`; an answer that was put off
+/// delays no resolution. Answers first, the most urgent first.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
@@ -161,7 +161,8 @@ pub async fn due(
     let rows = sqlx::query(
         "SELECT c.* FROM challenges c
          LEFT JOIN txs t ON t.tx_id = CASE WHEN c.deadline >= $1 THEN c.answer_tx_id ELSE c.resolve_tx_id END
-         WHERE c.state = 'open' AND c.looked_ms <= $2 AND (c.deadline >= $1 OR c.challenger = $3)
+         WHERE c.state = 'open' AND (c.deadline >= $1 OR c.challenger = $3)
+         AND (c.looked_ms <= $2 OR (c.deadline < $1 AND c.looked_ms <= c.deadline * 1000))
          AND (t.tx_id IS NULL OR (t.state IN ('quarantined', 'obsolete', 'failed') AND t.updated_ms <= $2))
          ORDER BY CASE WHEN c.deadline >= $1 THEN 0 ELSE 1 END, c.deadline LIMIT $4",
     )
