@@ -2,6 +2,7 @@
 
 use alloy::primitives::{Address, B256};
 use futures_util::TryStreamExt;
+use serde_json::Value;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -13,12 +14,12 @@ use crate::types::{address, b256};
 const LIMIT: i64 = 8;
 
 /// A settled payment for one answer, or for a session of several, that is not joined to as many yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Fitting {
     pub payment_id: B256,
     pub receiver: Address,
-    /// What the gateway reported of use (JSON).
-    pub usage: Option<String>,
+    /// What the gateway reported of use.
+    pub used: Option<Use>,
 }
 
 /// Payments of a payer that were settled in this time, unix milliseconds, both ends included.
@@ -27,7 +28,7 @@ pub struct Fitting {
 /// `store_failed`, `store_corrupt`.
 pub async fn of_payer(store: &Store, payer: Address, (from, to): (i64, i64)) -> Result<Vec<Fitting>> {
     let rows = sqlx::query(
-        "SELECT payment_id, receiver, usage FROM payments WHERE payer = $1 AND settled_ms IS NOT NULL \
+        "SELECT payment_id, receiver, usage, request FROM payments WHERE payer = $1 AND settled_ms IS NOT NULL \
          AND settled_ms BETWEEN $2 AND $3 AND state = 'settled' AND settlement_id IS NULL \
          AND method IN ('eip3009', 'permit2') ORDER BY settled_ms, payment_id LIMIT $4",
     )
@@ -46,7 +47,7 @@ pub async fn of_payer(store: &Store, payer: Address, (from, to): (i64, i64)) -> 
 /// `store_failed`, `store_corrupt`.
 pub async fn of_receiver(store: &Store, receiver: Address, (from, to): (i64, i64)) -> Result<Vec<Fitting>> {
     let rows = sqlx::query(
-        "SELECT payment_id, receiver, usage FROM payments WHERE receiver = $1 AND settled_ms BETWEEN $2 AND $3 \
+        "SELECT payment_id, receiver, usage, request FROM payments WHERE receiver = $1 AND settled_ms BETWEEN $2 AND $3 \
          AND state = 'settled' AND settlement_id IS NULL AND method IN ('eip3009', 'permit2') \
          ORDER BY settled_ms, payment_id LIMIT $4",
     )
@@ -64,8 +65,23 @@ fn fitting(row: &AnyRow) -> Result<Fitting> {
     Ok(Fitting {
         payment_id: b256(T, &row.try_get::<Vec<u8>, _>("payment_id")?)?,
         receiver: address(T, &row.try_get::<Vec<u8>, _>("receiver")?)?,
-        usage: row.try_get("usage")?,
+        used: reported(row)?,
     })
+}
+
+/// What a gateway reported with a payment: kept by itself, else in the request that asked for its settlement.
+fn reported(row: &AnyRow) -> Result<Option<Use>> {
+    if let Some(usage) = row.try_get::<Option<String>, _>("usage")? {
+        return Ok(serde_json::from_str(&usage).ok().as_ref().map(Use::read));
+    }
+    #[derive(serde::Deserialize)]
+    struct Request {
+        #[serde(alias = "usage_metadata", rename = "usageMetadata")]
+        usage: Option<Value>,
+    }
+    let request: Vec<u8> = row.try_get("request")?;
+    let request: Option<Request> = serde_json::from_slice(&request).ok();
+    Ok(request.and_then(|request| request.usage).filter(Value::is_object).as_ref().map(Use::read))
 }
 
 /// Gives a payment to a proof: the completion is paid, its texts are not needed any more. A payment for a session of several
@@ -80,7 +96,7 @@ pub async fn join(tx: &mut WriteTx, payment: &Fitting, settlement_id: B256, how:
             .bind(settlement_id.to_vec())
             .fetch_one(&mut **tx)
             .await?;
-    let requests = payment.usage.as_deref().and_then(|text| Use::read(text).ok()).map_or(1, |used| used.requests);
+    let requests = payment.used.map_or(1, |used| used.requests);
     let last = others.saturating_add(1) >= i64::try_from(requests).unwrap_or(i64::MAX);
     let done = sqlx::query(
         "UPDATE payments SET joined = $1, settlement_id = $2 WHERE payment_id = $3 AND settlement_id IS NULL \
@@ -117,12 +133,8 @@ pub struct Use {
 }
 
 impl Use {
-    /// Reads the JSON; what is missing is 0, a payment without a count is for one request.
-    ///
-    /// # Errors
-    /// When it is no JSON.
-    pub fn read(text: &str) -> Result<Self, serde_json::Error> {
-        let usage: serde_json::Value = serde_json::from_str(text)?;
+    /// Reads the object; what is missing is 0, a payment without a count is for one request.
+    pub fn read(usage: &Value) -> Self {
         let field = |names: [&str; 2]| names.iter().find_map(|name| usage.get(name)).filter(|value| !value.is_null());
         let text = |names| field(names).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
         let count = |names| text(names).and_then(|text| text.parse::<u64>().ok());
@@ -130,14 +142,14 @@ impl Use {
         let usd = text(["costUsd", "cost_usd"]).and_then(|text| text.parse::<f64>().ok());
         let (input_tokens, output_tokens) = (input.unwrap_or(0), output.unwrap_or(0));
         let total = count(["totalTokens", "total_tokens"]);
-        Ok(Self {
+        Self {
             requests: count(["requestCount", "request_count"]).unwrap_or(1),
             cost_opg: text(["costOpg", "cost_opg"]).and_then(|text| text.parse().ok()).unwrap_or(0),
             cost_usd: usd.filter(|usd| usd.is_finite() && *usd >= 0.0).unwrap_or(0.0),
             input_tokens,
             output_tokens,
             total_tokens: total.unwrap_or_else(|| input_tokens.saturating_add(output_tokens)),
-        })
+        }
     }
 }
 
@@ -148,8 +160,8 @@ impl Use {
 /// `store_failed`.
 pub async fn uses(store: &Store, from_ms: i64, key: Option<B256>, mut each: impl FnMut(i64, Use)) -> Result<()> {
     let mut rows = sqlx::query(
-        "SELECT settled_ms, usage, api_key FROM payments WHERE settled_ms IS NOT NULL AND settled_ms >= $1 \
-         AND usage IS NOT NULL AND state = 'settled'",
+        "SELECT settled_ms, usage, request, api_key FROM payments WHERE settled_ms IS NOT NULL AND settled_ms >= $1 \
+         AND state = 'settled'",
     )
     .bind(from_ms)
     .fetch(store.read());
@@ -158,7 +170,7 @@ pub async fn uses(store: &Store, from_ms: i64, key: Option<B256>, mut each: impl
         if key.is_some_and(|key| of.as_deref() != Some(key.as_slice())) {
             continue;
         }
-        if let Ok(used) = Use::read(&row.try_get::<String, _>("usage")?) {
+        if let Some(used) = reported(&row)? {
             each(row.try_get("settled_ms")?, used);
         }
     }

@@ -221,18 +221,18 @@ async fn use_is_summed_by_day_and_a_gateway_sees_its_own() {
         (3, 40, None, json!({ "requestCount": 100 })),
     ];
     for (seed, days_ago, bearer, usage) in reports {
-        let new = NewPayment { api_key: bearer.map(api_keys::hash), ..payment(seed) };
+        // As gateways send it beside the payment.
+        let request = json!({ "x402Version": 2, "usageMetadata": usage }).to_string().into_bytes();
+        let new = NewPayment { api_key: bearer.map(api_keys::hash), request, ..payment(seed) };
         let at = now_ms - days_ago * 86_400_000;
         assert!(payments::insert(&mut tx, &new, at).await.unwrap().is_none());
         let settled = Settled { amount: new.amount, extra: None, evidence: None };
         assert!(payments::settle(&mut tx, new.payment_id, &settled, at).await.unwrap());
-        sqlx::query("UPDATE payments SET usage = $1 WHERE payment_id = $2")
-            .bind(usage.to_string())
-            .bind(new.payment_id.to_vec())
-            .execute(&mut *tx)
-            .await
-            .unwrap();
     }
+    let silent = payment(9);
+    assert!(payments::insert(&mut tx, &silent, now_ms).await.unwrap().is_none());
+    let settled = Settled { amount: silent.amount, extra: None, evidence: None };
+    assert!(payments::settle(&mut tx, silent.payment_id, &settled, now_ms).await.unwrap());
     tx.commit().await.unwrap();
     let (status, all) = api.get("/usage?days=7", Some("Bearer reads")).await;
     assert_eq!(status, 200, "{all}");
