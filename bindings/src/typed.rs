@@ -1,6 +1,8 @@
 //! The structs that payers, nodes and keepers sign or hash, and the identities computed from them.
 
-use alloy::primitives::{Address, B256, U256, keccak256};
+use std::sync::LazyLock;
+
+use alloy::primitives::{Address, B256, Keccak256, U256, keccak256};
 use alloy::sol;
 use alloy::sol_types::{Eip712Domain, SolStruct, SolValue, eip712_domain};
 
@@ -175,7 +177,26 @@ pub fn domain(chain_id: u64, contract: Address) -> Eip712Domain {
 
 /// EIP-712 digest of an order: its id.
 pub fn order_id(order: &Order, escrow: &Eip712Domain) -> B256 {
-    order.eip712_signing_hash(escrow)
+    static TYPE: LazyLock<B256> = LazyLock::new(|| keccak256(Order::eip712_encode_type().as_bytes()));
+    digest(order, *TYPE, escrow.separator())
+}
+
+/// EIP-712 digest of a Meter under the domain separator of the ledger.
+pub fn meter_digest(meter: &Meter, ledger: B256) -> B256 {
+    static TYPE: LazyLock<B256> = LazyLock::new(|| keccak256(Meter::eip712_encode_type().as_bytes()));
+    digest(meter, *TYPE, ledger)
+}
+
+/// What `SolStruct::eip712_signing_hash` gives, without hashing the types anew for each struct.
+fn digest(value: &impl SolStruct, type_hash: B256, separator: B256) -> B256 {
+    let mut value_hash = Keccak256::new();
+    value_hash.update(type_hash);
+    value_hash.update(value.eip712_encode_data());
+    let mut digest = Keccak256::new();
+    digest.update([0x19, 0x01]);
+    digest.update(separator);
+    digest.update(value_hash.finalize());
+    digest.finalize()
 }
 
 /// The commitment of an order to a request; zero blinding makes it public.

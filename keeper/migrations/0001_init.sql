@@ -139,8 +139,7 @@ CREATE TABLE receipts (
 CREATE INDEX receipts_to_settle ON receipts (path, created_ms) WHERE state = 'matched';
 CREATE INDEX receipts_batched ON receipts (created_ms) WHERE state = 'batched';
 CREATE INDEX receipts_skipped ON receipts (created_ms) WHERE state = 'skipped';
-CREATE INDEX receipts_verified ON receipts (base_block) WHERE state = 'settled' AND path = 'verified';
-CREATE INDEX receipts_by_hash ON receipts (receipt_hash);
+CREATE INDEX receipts_to_deliver ON receipts (created_ms) WHERE state = 'settled' AND path = 'verified' AND delivered = 0;
 CREATE INDEX receipts_by_batch ON receipts (batch_id, batch_index) WHERE batch_id IS NOT NULL;
 CREATE INDEX receipts_by_payer ON receipts (payer, created_ms);
 CREATE INDEX receipts_by_time ON receipts (created_ms, settlement_id);
@@ -209,7 +208,7 @@ CREATE TABLE publications (
     attempts         BIGINT  NOT NULL,
     next_ms          BIGINT  NOT NULL
 );
-CREATE INDEX publications_by_due ON publications (next_ms, batch_id);
+CREATE INDEX publications_due ON publications (batch_id) WHERE place IS NULL;
 
 -- A transaction is what must happen; an attempt is one signed envelope of it. The nonce lives here and nowhere else.
 CREATE TABLE txs (

@@ -8,6 +8,7 @@ use std::time::Duration;
 use alloy::primitives::{Address, B256};
 use alloy::signers::local::PrivateKeySigner;
 use metrics_exporter_prometheus::PrometheusHandle;
+use quittance_bindings::typed::domain;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +52,8 @@ pub struct Ctx {
     pub clock: Clock,
     /// Name of this installation among those that share the database.
     pub installation: String,
+    /// EIP-712 domain separator of the ledger, under which Meters are signed.
+    pub ledger: B256,
     /// RPC of Base and of OpenGradient. Never on the way from a completion to its acknowledgement.
     pub base: Rpc,
     pub og: Rpc,
@@ -139,6 +142,7 @@ impl Ctx {
             lookup: Lookup::default(),
             verifiers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
             installation: installation(&config.api.listen),
+            ledger: domain(config.base.chain_id, config.base.ledger).separator(),
             config,
             store,
             clock: Clock::default(),

@@ -79,7 +79,6 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
 pub async fn tick(ctx: &Ctx, role: &Lease, known: &mut Known) -> Result<()> {
     let Some(head) = batches::head(&ctx.store, ctx.config.base.chain_id).await? else { return Ok(()) };
     expire(ctx, role, head).await?;
-    verified_final(ctx, role, head).await?;
     if ctx.config.keeper.auto_reclaim {
         reclaim(ctx, role, head).await?;
     }
@@ -120,18 +119,6 @@ async fn expire(ctx: &Ctx, role: &Lease, head: Head) -> Result<()> {
             metrics::counter!("quittance_orders_expired_total").increment(1);
             ctx.signals.completions.notify_waiters();
         }
-    }
-    Ok(())
-}
-
-/// Verified settlements in finalised blocks.
-async fn verified_final(ctx: &Ctx, role: &Lease, head: Head) -> Result<()> {
-    let chain_id = txs::chain_column(ctx.config.base.chain_id)?;
-    for order_id in closing::verified_final(&ctx.store, chain_id, head.finalized, LIMIT).await? {
-        let mut tx = role.write(&ctx.store).await?;
-        orders::set_state(&mut tx, order_id, &[OrderState::Settled], OrderState::Final, None).await?;
-        tx.commit().await?;
-        tracing::info!(%order_id, "order final");
     }
     Ok(())
 }
@@ -363,8 +350,7 @@ mod tests {
         sql(&ctx, "UPDATE receipts SET state = 'settled', path = 'verified', base_block = 40").await;
         sweep(&ctx, &held(&ctx.store).await).await.unwrap();
         assert_eq!(texts(&ctx).await, (true, true, true), "the order has not ended");
-        verified_final(&ctx, &held(&ctx.store).await, head(&ctx).await).await.unwrap();
-        assert_eq!(state(&ctx, &one).await, OrderState::Final);
+        sql(&ctx, "UPDATE orders SET state = 'final'").await;
         sweep(&ctx, &held(&ctx.store).await).await.unwrap();
         assert_eq!(texts(&ctx).await, (true, true, true), "not recorded on OpenGradient");
         sql(&ctx, "UPDATE completions SET record_state = 'recorded'").await;
@@ -373,40 +359,6 @@ mod tests {
         sql(&ctx, "UPDATE receipts SET delivered = 1").await;
         sweep(&ctx, &held(&ctx.store).await).await.unwrap();
         assert_eq!(texts(&ctx).await, (false, false, false));
-    }
-
-    #[tokio::test]
-    async fn an_order_that_another_keeper_settled_verified_is_final_too() {
-        let (_dir, ctx) = ctx().await;
-        let one = Seed::new(1);
-        seed(&ctx.store, &one).await.unwrap();
-        sql(&ctx, "UPDATE orders SET state = 'settled'").await;
-        sql(&ctx, "UPDATE receipts SET state = 'skipped', skip_reason = 'captured_elsewhere'").await;
-        let id = one.order_id().to_vec();
-        for (index, name) in [(0_i64, "OrderCaptured"), (1, "Verified")] {
-            let mut tx = ctx.store.write().await.unwrap();
-            let first = if index == 0 { id.clone() } else { vec![9; 32] };
-            let topics = [vec![8; 32], first.clone(), id.clone()].concat();
-            sqlx::query(
-                "INSERT INTO events (chain_id, block_number, log_index, block_hash, tx_hash, contract, seq, name, topics, \
-                 topic1, data, timestamp) VALUES (84532, 41, $1, $2, $2, $3, $1, $4, $5, $6, $2, 7)",
-            )
-            .bind(index)
-            .bind(vec![1_u8; 32])
-            .bind(vec![2_u8; 20])
-            .bind(name)
-            .bind(topics)
-            .bind(first)
-            .execute(&mut *tx)
-            .await
-            .unwrap();
-            tx.commit().await.unwrap();
-        }
-        verified_final(&ctx, &held(&ctx.store).await, head(&ctx).await).await.unwrap();
-        assert_eq!(state(&ctx, &one).await, OrderState::Settled, "its block is not final");
-        set_head(&ctx.store, 84_532, 51, 20_001, 41).await.unwrap();
-        verified_final(&ctx, &held(&ctx.store).await, head(&ctx).await).await.unwrap();
-        assert_eq!(state(&ctx, &one).await, OrderState::Final);
     }
 
     #[tokio::test]

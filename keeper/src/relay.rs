@@ -108,10 +108,8 @@ async fn submit(ctx: &Ctx, role: &Lease, due: &[Due], now_ms: i64) -> Result<()>
     };
     let mut tx = role.write(&ctx.store).await?;
     let tx_id = txs::enqueue(&mut tx, &new, now_ms).await?;
-    for one in due {
-        if !records::submit(&mut tx, one.settlement_id, tx_id).await? {
-            return Ok(());
-        }
+    if !records::submit(&mut tx, due, tx_id).await? {
+        return Ok(());
     }
     tx.commit().await?;
     crash::point("after_record_queued");

@@ -65,13 +65,9 @@ pub fn run(report: &mut Report) -> Result<()> {
         max_ahead: 300,
     };
     let inference = || check_completion(&evidence, pair.request_hash, Some(&output), &key, &times);
-    let ledger = domain(world.chain_id, world.ledger);
-    let charge = Charge {
-        settlement_id: pair.completion.settlement_id,
-        order_id: pair.order_id,
-        max_amount: MAXIMUM,
-        ledger: &ledger,
-    };
+    let ledger = domain(world.chain_id, world.ledger).separator();
+    let charge =
+        Charge { settlement_id: pair.completion.settlement_id, order_id: pair.order_id, max_amount: MAXIMUM, ledger };
     let metered = || charge.check(0, AMOUNT, &pair.metered.signature);
     ensure!(inference()?.settlement_id == pair.completion.settlement_id, "the settlement's id is another");
     ensure!(metered()?.0 == meter.address(), "the Meter's signer is another");

@@ -11,12 +11,14 @@ use crate::report::{Report, quantile};
 use crate::scaled;
 
 /// Connections of the load, single completions and batches.
-const SINGLE: usize = 256;
+const SINGLE: usize = 512;
 const BATCHED: usize = 16;
 const BATCH: usize = 100;
 
 pub async fn run(report: &mut Report, scale: f64) -> Result<()> {
     let mut stage = Stage::new("completions", 4, 16, Periods::default()).await?;
+    // As in the example configuration: the rows of batches are published only by those who want it.
+    stage.config.publish = None;
     let (singles, batched) = (scaled(60_000, scale, 2_000), scaled(120_000, scale, 4_000));
     let mut pairs = stage.world.pairs(0, singles + batched)?;
     let store = Store::open(&stage.config.keeper.database).await?;
@@ -34,7 +36,7 @@ pub async fn run(report: &mut Report, scale: f64) -> Result<()> {
         json(&pairs[..singles]).iter().map(|body| http::post(address, "/completions", body)).collect();
     let before = cpu(pid)?;
     let outcome = http::run(address, requests, SINGLE, "\"matched\"").await?;
-    show(report, "single, 256 connections", singles, &outcome, cpu(pid)? - before, "10,000")?;
+    show(report, "single, 512 connections", singles, &outcome, cpu(pid)? - before, "10,000")?;
 
     let requests: Vec<Vec<u8>> = pairs[singles..]
         .chunks(BATCH)

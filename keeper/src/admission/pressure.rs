@@ -88,12 +88,14 @@ impl Pressure {
         }
     }
 
-    /// A place for one call of `POST /completions`; waits for it.
+    /// Places for so many completions of one call; waits for them. By default all of them together fit into
+    /// half of the writer's queue, so that none is refused there.
     ///
     /// # Errors
     /// `overloaded` after 20 seconds.
-    pub async fn completions(&self) -> Result<SemaphorePermit<'_>, Refusal> {
-        match tokio::time::timeout(PATIENCE, self.completions.acquire()).await {
+    pub async fn completions(&self, limits: &Limits, count: usize) -> Result<SemaphorePermit<'_>, Refusal> {
+        let places = u32::try_from(count).unwrap_or(u32::MAX).clamp(1, limits.completions_in_flight);
+        match tokio::time::timeout(PATIENCE, self.completions.acquire_many(places)).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(Refusal::new(Code::Overloaded, "too many completions are under way: try again shortly")),
         }
@@ -126,7 +128,7 @@ impl Pressure {
         self.open_orders.load(Ordering::Relaxed)
     }
 
-    /// Calls of `POST /orders` and of `POST /completions` that are under way.
+    /// Calls of `POST /orders`, and completions, that are under way.
     pub fn in_flight(&self, limits: &Limits) -> [u32; 2] {
         let used = |all: u32, free: usize| all.saturating_sub(u32::try_from(free).unwrap_or(u32::MAX));
         [
@@ -183,9 +185,12 @@ mod tests {
         assert_eq!(reason(pressure.order(&limits, 0)), "open_orders");
         pressure.set_open_orders(4);
         assert!(pressure.order(&limits, 2_047).is_ok());
-        let held = pressure.completions().await.unwrap();
-        let (second, ()) = tokio::join!(pressure.completions(), async { drop(held) });
+        let held = pressure.completions(&limits, 1).await.unwrap();
+        let (second, ()) = tokio::join!(pressure.completions(&limits, 1), async { drop(held) });
         assert!(second.is_ok(), "the second waited for the first");
+        drop(second);
+        let many = pressure.completions(&limits, 1_000).await;
+        assert!(many.is_ok(), "a batch above the limit takes all places and is not kept out for ever");
     }
 
     #[test]

@@ -108,7 +108,7 @@ pub async fn submit(
     }
     let bytes = bytes?;
     // Waits rather than refuses; a slow sender takes no place.
-    let _place = ctx.admission.pressure.completions().await?;
+    let places = |count: usize| ctx.admission.pressure.completions(&ctx.config.limits, count);
     // A devnet meters for everybody.
     let metered = api.open_reads || caller.key.as_ref().is_some_and(|key| key.has(api_keys::COMPLETIONS));
     if bytes.trim_ascii_start().first() != Some(&b'[') {
@@ -116,7 +116,9 @@ pub async fn submit(
         if bytes.len() > api.max_body {
             return Err(too_large(api.max_body));
         }
-        return Ok(Json(one(&ctx, parse(&bytes)?, metered).await?).into_response());
+        let handed = parse(&bytes)?;
+        let _place = places(1).await?;
+        return Ok(Json(one(&ctx, handed, metered).await?).into_response());
     }
     let items: ApiResult<Vec<&RawValue>> = parse(&bytes);
     count(items.as_ref().map_or(1, |items| items.len().clamp(1, MAX_COMPLETIONS)))?;
@@ -125,6 +127,7 @@ pub async fn submit(
         let text = "too many completions in one call";
         return Err(Refusal::mismatch(Code::BodyTooLarge, text, items.len(), MAX_COMPLETIONS).into());
     }
+    let _places = places(items.len()).await?;
     let handed = items.into_iter().map(|item| parse(item.get().as_bytes())).collect();
     let results: Vec<ItemResult> = many(&ctx, handed, metered).await?.into_iter().map(ItemResult::from).collect();
     Ok(Json(results).into_response())
@@ -309,7 +312,8 @@ fn judge(ctx: &Ctx, claim: Claim, order: Option<OrderRow>, known: Option<Known>,
         let completion = completion(id, handed.order_id, node.version, evidence, handed, usage);
         return Ok(Step::Store(Box::new(NewCompletion { completion, matching, order: None })));
     };
-    check_evidence(ctx, &evidence, &node, &order, handed.output.as_deref())?;
+    // The output needs no comparison: its hash is what `read` made of it.
+    check_evidence(ctx, &evidence, &node, &order, None)?;
     if supplied.is_none() && !metered {
         return Err(not_metered());
     }

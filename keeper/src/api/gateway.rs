@@ -120,7 +120,7 @@ fn accepted(body: Value) -> Response {
 async fn take(ctx: &Ctx, item: Item, caller: &Caller) -> GatewayResult<(Taken, Compared, B256)> {
     let (key, version) = key_of(ctx, &item).await.map_err(GatewayError::invalid)?;
     // Waits rather than refuses; whoever names an unknown node takes no place.
-    let _place = ctx.admission.pressure.completions().await?;
+    let _place = ctx.admission.pressure.completions(&ctx.config.limits, 1).await?;
     item.check_signature(&key).map_err(GatewayError::invalid)?;
     let compared = item.compare().map_err(GatewayError::invalid)?;
     let id = item.evidence.settlement_id();

@@ -31,7 +31,7 @@ pub struct Limits {
     pub heartbeats: HeartbeatRates,
     /// Calls of `POST /orders` at the same time, waiting ones included; more are refused.
     pub orders_in_flight: u32,
-    /// Calls of `POST /completions` that are worked on at the same time; more wait.
+    /// Completions that are worked on at the same time, each of a batch counted; more wait.
     pub completions_in_flight: u32,
     /// Orders that wait for an answer at most; more are refused.
     pub open_orders: u32,
@@ -66,7 +66,7 @@ impl Default for Limits {
             head_bytes: 1_114_112,
             heartbeats: HeartbeatRates::default(),
             orders_in_flight: 1_024,
-            completions_in_flight: 64,
+            completions_in_flight: 2_048,
             open_orders: 20_000,
             queue_high_water: 2_048,
             store_lag_ms: 2_000,

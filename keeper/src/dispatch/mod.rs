@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::B256;
-use quittance_bindings::typed::domain;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -344,8 +343,8 @@ pub fn charge_order(
     usage: Option<completions::Usage>,
     model: Option<&str>,
 ) -> Result<(u32, completions::Metered), Refusal> {
-    let ledger = domain(ctx.config.base.chain_id, ctx.config.base.ledger);
-    let bill = Charge { settlement_id, order_id: order.order_id, max_amount: order.order.maxAmount, ledger: &ledger };
+    let (order_id, max_amount) = (order.order_id, order.order.maxAmount);
+    let bill = Charge { settlement_id, order_id, max_amount, ledger: ctx.ledger };
     let key = ctx.keys.meter.get(&node.id);
     let means = Means { supplied, usage, model, key, cards: &ctx.config.rates };
     charge(node, order.order.token, &bill, &means, ctx.clock.now())

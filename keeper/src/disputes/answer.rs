@@ -85,7 +85,7 @@ async fn calldata(ctx: &Ctx, loaded: &mut Loaded, act: Act, open: &Open) -> Resu
     if act == Act::Resolve {
         return Ok(Some(Game::resolveCall { record, leaf, order }.abi_encode()));
     }
-    let Some(row) = receipts::by_hash(&ctx.store, leaf.receiptHash).await? else { return Ok(None) };
+    let Some(row) = receipts::of_order(&ctx.store, leaf.paymentId, leaf.receiptHash).await? else { return Ok(None) };
     let evidence = ReceiptEvidence {
         receipt: call::receipt(&row)?,
         inferenceSignature: row.inference_signature.into(),

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use quittance_bindings::ledger::SettlementLedger;
-use quittance_bindings::typed::{Leaf, RAIL_ORDER, domain, leaf_hash, order_id};
+use quittance_bindings::typed::{Leaf, RAIL_ORDER, domain, leaf_hash, order_id, receipt_hash};
 use serde_json::{Value, json};
 use sqlx::Row;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,7 @@ use crate::store::batches::{self, Head};
 use crate::store::challenges::{self, Open};
 use crate::store::leases::Lease;
 use crate::store::leases::testing::held;
+use crate::store::receipts::Settleable;
 use crate::store::receipts::fixtures::{Seed, seed, set_head, store};
 use crate::store::{Store, events, operations, receipts};
 
@@ -101,11 +102,11 @@ impl World {
         let (ctx, seeded) = (&self.ctx, Seed { keeper_id, ..Seed::new(n) });
         let base = &ctx.config.base;
         seed(&ctx.store, &seeded).await.unwrap();
-        let row = receipts::get(&ctx.store, seeded.settlement_id()).await.unwrap().unwrap();
+        let row = self.with_its_digest(&seeded).await;
         let input = call::settle_batch(keeper_id, row.order.token, std::slice::from_ref(&row), Bytes::new()).unwrap();
         let leaf = Leaf {
             rail: RAIL_ORDER,
-            paymentId: order_id(&row.order, &domain(base.chain_id, base.escrow)),
+            paymentId: row.order_id,
             start: 0,
             amount: row.amount,
             nodeId: row.node_id,
@@ -174,6 +175,25 @@ impl World {
 
     async fn look(&self) -> Result<()> {
         end(&self.ctx, &held(&self.ctx.store).await, self.head().await, ME).await
+    }
+
+    /// The receipt of a seeded order, under the id that the ledger computes for the order.
+    async fn with_its_digest(&self, seeded: &Seed) -> Settleable {
+        let base = &self.ctx.config.base;
+        let mut row = receipts::get(&self.ctx.store, seeded.settlement_id()).await.unwrap().unwrap();
+        row.order_id = order_id(&row.order, &domain(base.chain_id, base.escrow));
+        row.receipt_hash = receipt_hash(&call::unchecked(&row));
+        let mut tx = self.ctx.store.write().await.unwrap();
+        for (sql, value, key) in [
+            ("UPDATE orders SET order_id = $1 WHERE order_id = $2", row.order_id, seeded.order_id()),
+            ("UPDATE completions SET order_id = $1 WHERE order_id = $2", row.order_id, seeded.order_id()),
+            ("UPDATE receipts SET order_id = $1 WHERE order_id = $2", row.order_id, seeded.order_id()),
+            ("UPDATE receipts SET receipt_hash = $1 WHERE order_id = $2", row.receipt_hash, row.order_id),
+        ] {
+            sqlx::query(sql).bind(value.to_vec()).bind(key.to_vec()).execute(&mut *tx).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        row
     }
 
     async fn set_output_hash(&self, of: &Seed, hash: B256) {

@@ -49,7 +49,8 @@ pub(super) async fn watch(ctx: &Ctx, role: &Lease, head: Head, window: i64, me: 
         };
         let bond = if picks.is_empty() { 0 } else { bond(ctx).await? };
         let limit = ctx.config.disputes.max_stake.parse().unwrap_or(0);
-        let mut stake = if picks.is_empty() { 0 } else { challenges::at_stake(&ctx.store, me).await? };
+        let chain_id = ctx.config.base.chain_id;
+        let mut stake = if picks.is_empty() { 0 } else { challenges::at_stake(&ctx.store, chain_id, me).await? };
         let now_ms = ctx.clock.now_ms();
         let mut tx = role.write(&ctx.store).await?;
         if !challenges::watched(&mut tx, chain_batch_id, &finding, now_ms).await? {

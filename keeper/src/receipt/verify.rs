@@ -57,7 +57,7 @@ pub fn offline(file: &ReceiptFile) -> Vec<Check> {
         settlement_id: file.settlement_id,
         order_id: receipt.paymentId,
         max_amount: order.maxAmount,
-        ledger: &domain(file.network.base_chain_id, file.network.ledger),
+        ledger: domain(file.network.base_chain_id, file.network.ledger).separator(),
     };
     let escrow = domain(file.network.base_chain_id, file.network.escrow);
     let identity = || {
@@ -130,7 +130,7 @@ fn order_signature(file: &ReceiptFile, order: &Order, id: B256) -> Result<String
     }
 }
 
-fn meter_signature(file: &ReceiptFile, receipt: &Receipt, bill: &Charge<'_>) -> Result<String, String> {
+fn meter_signature(file: &ReceiptFile, receipt: &Receipt, bill: &Charge) -> Result<String, String> {
     equal("salt", receipt.salt, keccak256(&file.meter.signature))?;
     let (signer, _) = bill.check(receipt.offset, receipt.amount, &file.meter.signature).map_err(text)?;
     equal("meter key", file.meter.key, signer)?;

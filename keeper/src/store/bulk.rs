@@ -48,6 +48,11 @@ impl Dialect {
     }
 }
 
+/// So many parameters for [`Dialect::rows`], with commas between.
+pub(super) fn places(count: usize) -> String {
+    vec!["@"; count].join(", ")
+}
+
 /// A statement whose text is put together from literals of this crate and from parameters, never from data.
 pub(super) fn query(text: String) -> Query {
     sqlx::query(AssertSqlSafe(text))

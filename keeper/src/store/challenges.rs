@@ -4,6 +4,7 @@ use alloy::primitives::{Address, U256};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::txs::chain_column;
 use super::{Store, WriteTx};
 use crate::error::Result;
 use crate::types::{address, units};
@@ -254,15 +255,17 @@ pub async fn count(store: &Store) -> Result<Count> {
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
-pub async fn at_stake(store: &Store, challenger: Address) -> Result<u128> {
+pub async fn at_stake(store: &Store, chain_id: u64, challenger: Address) -> Result<u128> {
     let open: Vec<String> = sqlx::query_scalar("SELECT bond FROM challenges WHERE state = 'open' AND challenger = $1")
         .bind(challenger.to_vec())
         .fetch_all(store.read())
         .await?;
-    let queued: Vec<String> =
-        sqlx::query_scalar("SELECT value FROM txs WHERE kind = 'challenge' AND state IN ('queued', 'signed', 'sent')")
-            .fetch_all(store.read())
-            .await?;
+    let queued: Vec<String> = sqlx::query_scalar(
+        "SELECT value FROM txs WHERE chain_id = $1 AND state IN ('queued', 'signed', 'sent') AND kind = 'challenge'",
+    )
+    .bind(chain_column(chain_id)?)
+    .fetch_all(store.read())
+    .await?;
     open.iter().chain(&queued).try_fold(0, |sum: u128, bond| Ok(sum.saturating_add(units("challenges", bond)?)))
 }
 

@@ -1,4 +1,4 @@
-//! The end of orders: expiry, reclaim, finality of verified settlements, orphans, and the erasing of what was said.
+//! The end of orders: expiry, reclaim, orphans, and the erasing of what was said.
 
 use alloy::primitives::B256;
 use sqlx::Row;
@@ -60,29 +60,6 @@ pub async fn set_reclaim_tx(tx: &mut WriteTx, order_id: B256, tx_id: i64) -> Res
         .execute(&mut **tx)
         .await?;
     Ok(())
-}
-
-/// Settled orders whose verified settlement stands in a block of chain `chain_id` up to `finalized`: paid at once, so nothing
-/// is left to come. It is ours, or another's of an order that we served too: then no receipt of ours is settled.
-///
-/// # Errors
-/// `store_failed`, `store_corrupt`.
-pub async fn verified_final(store: &Store, chain_id: i64, finalized: i64, limit: i64) -> Result<Vec<B256>> {
-    let rows = sqlx::query(
-        "SELECT o.order_id FROM orders o JOIN receipts r ON r.order_id = o.order_id WHERE o.state = 'settled' \
-         AND r.state = 'settled' AND r.path = 'verified' AND r.base_block <= $1 \
-         UNION ALL SELECT o.order_id FROM orders o WHERE o.state = 'settled' \
-         AND NOT EXISTS (SELECT 1 FROM receipts r WHERE r.order_id = o.order_id AND r.state = 'settled') \
-         AND EXISTS (SELECT 1 FROM events c JOIN events v ON v.tx_hash = c.tx_hash AND v.chain_id = c.chain_id \
-         WHERE c.topic1 = o.order_id AND c.name = 'OrderCaptured' AND c.chain_id = $3 AND c.block_number <= $1 \
-         AND v.name = 'Verified' AND substr(v.topics, 65, 32) = o.order_id) LIMIT $2",
-    )
-    .bind(finalized)
-    .bind(limit)
-    .bind(chain_id)
-    .fetch_all(store.read())
-    .await?;
-    rows.iter().map(order_id).collect()
 }
 
 /// verified → orphaned for completions stored before `before_ms` that no order came for. One whose order is known to be

@@ -115,12 +115,13 @@ pub async fn get(store: &Store, settlement_id: B256) -> Result<Option<Settleable
     row.as_ref().map(read).transpose()
 }
 
-/// The receipt of this hash, whatever its state.
+/// The receipt of an order with this hash, whatever its state.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
-pub async fn by_hash(store: &Store, receipt_hash: B256) -> Result<Option<Settleable>> {
-    let row = sqlx::query(settleable!("WHERE r.receipt_hash = $1"))
+pub async fn of_order(store: &Store, order_id: B256, receipt_hash: B256) -> Result<Option<Settleable>> {
+    let row = sqlx::query(settleable!("WHERE r.order_id = $1 AND r.receipt_hash = $2"))
+        .bind(order_id.to_vec())
         .bind(receipt_hash.to_vec())
         .fetch_optional(store.read())
         .await?;

@@ -5,7 +5,7 @@ use quittance_bindings::typed::{Inference, message_hash, settlement_id};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
-use super::bulk::{Dialect, keys, query};
+use super::bulk::{Dialect, keys, places, query, runs};
 use super::{Store, WriteTx};
 use crate::error::Result;
 use crate::types::b256;
@@ -99,20 +99,46 @@ pub async fn under_way(store: &Store, chain_id: i64) -> Result<i64> {
     .await?)
 }
 
-/// due → submitted. False when something else took it first.
+/// due → submitted. False when something else took one of them first: then nothing of `tx` may be committed.
 ///
 /// # Errors
 /// `store_failed`.
-pub async fn submit(tx: &mut WriteTx, settlement_id: B256, tx_id: i64) -> Result<bool> {
-    let done = sqlx::query(
-        "UPDATE completions SET record_state = 'submitted', record_tx = $1 WHERE settlement_id = $2 \
-         AND record_state = 'due'",
-    )
-    .bind(tx_id)
-    .bind(settlement_id.to_vec())
-    .execute(&mut **tx)
-    .await?;
-    Ok(done.rows_affected() == 1)
+pub async fn submit(tx: &mut WriteTx, due: &[Due], tx_id: i64) -> Result<bool> {
+    let dialect = Dialect::of(tx);
+    let mut taken = 0;
+    for run in runs(due) {
+        let sql = format!(
+            "UPDATE completions SET record_state = 'submitted', record_tx = @ WHERE record_state = 'due' \
+             AND settlement_id IN ({})",
+            places(run.len())
+        );
+        let mut update = query(dialect.rows(&sql, 1)).bind(tx_id);
+        for one in run {
+            update = update.bind(one.settlement_id.to_vec());
+        }
+        taken += update.execute(&mut **tx).await?.rows_affected();
+    }
+    Ok(taken == u64::try_from(due.len()).unwrap_or(u64::MAX))
+}
+
+/// What OpenGradient has recorded in one transaction, in whatever state it was.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn recorded(tx: &mut WriteTx, settlement_ids: &[B256], (tx_hash, block): (B256, i64)) -> Result<()> {
+    let dialect = Dialect::of(tx);
+    for run in runs(settlement_ids) {
+        let sql = format!(
+            "UPDATE completions SET record_state = 'recorded', og_tx_hash = @, og_block = @ WHERE settlement_id IN ({})",
+            places(run.len())
+        );
+        let mut update = query(dialect.rows(&sql, 1)).bind(tx_hash.to_vec()).bind(block);
+        for id in run {
+            update = update.bind(id.to_vec());
+        }
+        update.execute(&mut **tx).await?;
+    }
+    Ok(())
 }
 
 /// due → refused: it can never be recorded.

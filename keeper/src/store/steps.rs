@@ -13,7 +13,8 @@ pub async fn pull_back(tx: &mut WriteTx, chains: [u64; 2], now_ms: i64, claims_m
     let mut rows = 0;
     for (sql, until) in [
         (
-            "UPDATE orders SET next_attempt_ms = $1 WHERE state IN ('open', 'dispatched') AND next_attempt_ms > $1",
+            "UPDATE orders SET next_attempt_ms = $1 WHERE request IS NOT NULL AND state IN ('open', 'dispatched')
+             AND next_attempt_ms > $1",
             claims_ms,
         ),
         ("UPDATE completions SET record_next_ms = $1 WHERE record_state = 'due' AND record_next_ms > $1", now_ms),

@@ -72,7 +72,7 @@ pub struct Means<'a> {
 pub fn charge(
     node: &NodeRecord,
     token: Address,
-    charge: &Charge<'_>,
+    charge: &Charge,
     means: &Means<'_>,
     now: u64,
 ) -> Result<(u32, Metered), Refusal> {
@@ -179,8 +179,8 @@ mod tests {
 
     #[test]
     fn the_meter_decides_the_version() {
-        let ledger = domain(1, Address::ZERO);
-        let bill = Charge { settlement_id: B256::ZERO, order_id: B256::ZERO, max_amount: 9, ledger: &ledger };
+        let ledger = domain(1, Address::ZERO).separator();
+        let bill = Charge { settlement_id: B256::ZERO, order_id: B256::ZERO, max_amount: 9, ledger };
         let card = RateCard {
             version: "v".to_owned(),
             node: None,

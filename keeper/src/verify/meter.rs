@@ -3,8 +3,7 @@
 use alloy::primitives::{Address, B256, U256};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
-use alloy::sol_types::{Eip712Domain, SolStruct};
-use quittance_bindings::typed::Meter;
+use quittance_bindings::typed::{Meter, meter_digest};
 
 use super::order::recover;
 use crate::config::RateCard;
@@ -46,19 +45,19 @@ pub fn price(rates: &Rates, usage: Usage, max_amount: u128) -> u128 {
 
 /// What identifies the charge of one inference to one order.
 #[derive(Clone, Copy, Debug)]
-pub struct Charge<'a> {
+pub struct Charge {
     pub settlement_id: B256,
     pub order_id: B256,
     /// The order's maximum, token units.
     pub max_amount: u128,
-    /// Domain of the ledger.
-    pub ledger: &'a Eip712Domain,
+    /// Domain separator of the ledger.
+    pub ledger: B256,
 }
 
-impl Charge<'_> {
+impl Charge {
     fn digest(&self, offset: u128, amount: u128) -> B256 {
         let meter = Meter { settlementId: self.settlement_id, paymentId: self.order_id, offset, amount };
-        meter.eip712_signing_hash(self.ledger)
+        meter_digest(&meter, self.ledger)
     }
 
     /// Meters by rate card with the node's meter key.
@@ -162,19 +161,19 @@ mod tests {
         #[test]
         fn a_meter_binds_every_field(amount in 1_u128..1_000, change in 0_u8..3) {
             let key = PrivateKeySigner::from_bytes(&B256::repeat_byte(9)).unwrap();
-            let ledger = domain(8453, Address::repeat_byte(3));
-            let charge = Charge { settlement_id: NODE, order_id: B256::ZERO, max_amount: 1_000, ledger: &ledger };
+            let ledger = domain(8453, Address::repeat_byte(3)).separator();
+            let charge = Charge { settlement_id: NODE, order_id: B256::ZERO, max_amount: 1_000, ledger };
             let rates = Rates { input: amount * u128::from(PER), output: 0, version: "v".to_owned() };
             let metered = charge.sign(&key, rates, Usage { input: 1, output: 0 }).unwrap();
             prop_assert_eq!(metered.amount, amount);
             let (signer, same) = charge.check(0, amount, &metered.signature).unwrap();
             prop_assert_eq!(signer, key.address());
             prop_assert_eq!(&same.signature, &metered.signature);
-            let other_domain = domain(84532, Address::repeat_byte(3));
+            let other_domain = domain(84532, Address::repeat_byte(3)).separator();
             let other = match change {
                 0 => Charge { settlement_id: B256::ZERO, ..charge },
                 1 => Charge { order_id: NODE, ..charge },
-                _ => Charge { ledger: &other_domain, ..charge },
+                _ => Charge { ledger: other_domain, ..charge },
             };
             prop_assert!(other.check(0, amount, &metered.signature).is_ok_and(|(signer, _)| signer != key.address())
                 || other.check(0, amount, &metered.signature).is_err());
@@ -183,8 +182,8 @@ mod tests {
 
     #[test]
     fn bad_meters_are_refused() {
-        let ledger = domain(8453, Address::repeat_byte(3));
-        let charge = Charge { settlement_id: NODE, order_id: B256::ZERO, max_amount: 10, ledger: &ledger };
+        let ledger = domain(8453, Address::repeat_byte(3)).separator();
+        let charge = Charge { settlement_id: NODE, order_id: B256::ZERO, max_amount: 10, ledger };
         let code = |offset, amount, signature: &[u8]| charge.check(offset, amount, signature).unwrap_err().code;
         assert_eq!(code(1, 5, &[1; 65]), Code::BadMeter);
         assert_eq!(code(0, 0, &[1; 65]), Code::BadMeter);

@@ -66,12 +66,12 @@ impl Pusher {
     fn completion(&self, net: &Net, order: &Signed, request: B256, timestamp: u64) -> Value {
         let message = message_hash(request, keccak256(OUTPUT), timestamp);
         let network = &net.devnet.deployment.network;
-        let ledger = domain(network.base.chain_id, network.base.ledger);
+        let ledger = domain(network.base.chain_id, network.base.ledger).separator();
         let charge = Charge {
             settlement_id: settlement_id(self.rsa.id(), message),
             order_id: order.id,
             max_amount: MAX,
-            ledger: &ledger,
+            ledger,
         };
         let card = rates(&net.devnet.config.rates, self.rsa.id(), None, USDC).unwrap();
         let metered = charge.sign(&self.meter.signer, card, Usage { input: 3, output: 4 }).unwrap();

@@ -16,9 +16,9 @@ pub(super) fn completion(api: &Api, rsa: &RsaKey, order: Option<&Order>, timesta
         body["orderId"] = json!(id(order));
     }
     if let (Some(seed), Some(order)) = (meter, order) {
-        let ledger = domain(8453, LEDGER);
+        let ledger = domain(8453, LEDGER).separator();
         let sid = settlement_id(rsa.id(), message);
-        let bill = Charge { settlement_id: sid, order_id: id(order), max_amount: u128::MAX, ledger: &ledger };
+        let bill = Charge { settlement_id: sid, order_id: id(order), max_amount: u128::MAX, ledger };
         let card = rates(&api.ctx.config.rates, rsa.id(), None, TOKEN).unwrap();
         let metered = bill.sign(&key(seed), card, Usage { input: 3, output: 4 }).unwrap();
         body["meter"] = json!({ "offset": "0", "amount": metered.amount.to_string(),

@@ -221,7 +221,7 @@ async fn verified(tx: &mut WriteTx, log: &ChainLog, e: &Verified) -> Result<()> 
     Ok(())
 }
 
-/// `Finalized` events in newly finalised blocks: the nodes are paid, and nothing can undo it.
+/// `Finalized` and `Verified` events in newly finalised blocks: the nodes are paid, and nothing can undo it.
 pub(super) async fn paid(tx: &mut WriteTx, rules: &Rules, after: u64, to: u64) -> Result<()> {
     if to <= after {
         return Ok(());
@@ -249,6 +249,10 @@ pub(super) async fn paid(tx: &mut WriteTx, rules: &Rules, after: u64, to: u64) -
             captures::paid(tx, &captured).await?;
         }
     }
+    // Paid at once, by whatever keeper: the third topic is the order.
+    let verified = events::named(tx, rules.chain_id, "Verified", after, to).await?;
+    let order_ids: Vec<B256> = verified.iter().filter_map(|event| event.topics.get(2).copied()).collect();
+    captures::paid(tx, &order_ids).await?;
     for event in events::named(tx, rules.chain_id, "RowFinalized", after, to).await? {
         let place = |n: usize| event.topics.get(n).map(|topic| U256::from_be_bytes(topic.0).saturating_to::<usize>());
         let (Some(topic), Some(row)) = (event.topics.get(1), place(2)) else { continue };

@@ -11,7 +11,7 @@ mod undo;
 
 use alloy::primitives::{Address, B256};
 
-use super::{WriteTx, events, nodes};
+use super::{WriteTx, events, nodes, records};
 use crate::chain::logs::{ChainLog, Contract, EscrowEvents, Event, InboxEvents, LedgerEvents};
 use crate::error::{Error, Result};
 
@@ -58,6 +58,7 @@ pub async fn apply(tx: &mut WriteTx, rules: &Rules, logs: &[ChainLog]) -> Result
     let mut applied = Applied { events: logs.len(), ..Applied::default() };
     for run in logs.chunk_by(|a, b| a.tx_hash == b.tx_hash) {
         let mut settling = ledger::Settling::new(tx, rules, run).await?;
+        let mut recorded = Vec::new();
         for log in run {
             let more = matches!(&log.event, Event::Escrow(event) if matches!(**event, EscrowEvents::OrderCaptured(_)));
             let skipped = matches!(&log.event, Event::Ledger(event) if matches!(**event, LedgerEvents::RowSkipped(_)));
@@ -75,29 +76,23 @@ pub async fn apply(tx: &mut WriteTx, rules: &Rules, logs: &[ChainLog]) -> Result
                 }
                 Event::Game(event) => game::apply(tx, event).await?,
                 Event::Keepers(_) => applied.registry = true,
-                Event::Inbox(event) => inbox(tx, log, event).await?,
+                Event::Inbox(event) => inbox(tx, log, event, &mut recorded).await?,
             }
         }
+        records::recorded(tx, &recorded, (run[0].tx_hash, events::column(run[0].block_number)?)).await?;
         escrow::apply_gathered(tx, rules, &mut settling).await?;
         ledger::finish(tx, rules, &run[0], &settling).await?;
     }
     Ok(applied)
 }
 
-/// Recording on OpenGradient: the completion is proven, or refused by the contract.
-async fn inbox(tx: &mut WriteTx, log: &ChainLog, event: &InboxEvents) -> Result<()> {
+/// Recording on OpenGradient: the completion is proven, which is gathered in `recorded`, or refused by the contract.
+async fn inbox(tx: &mut WriteTx, log: &ChainLog, event: &InboxEvents, recorded: &mut Vec<B256>) -> Result<()> {
     match event {
         InboxEvents::InferenceRecorded(e) => {
             let block = log.block_number;
             tracing::info!(target: "trail", step = "recorded", settlement = %e.settlementId, tx = %log.tx_hash, block);
-            sqlx::query(
-                "UPDATE completions SET record_state = 'recorded', og_tx_hash = $1, og_block = $2 WHERE settlement_id = $3",
-            )
-            .bind(log.tx_hash.to_vec())
-            .bind(events::column(log.block_number)?)
-            .bind(e.settlementId.to_vec())
-            .execute(&mut **tx)
-            .await?;
+            recorded.push(e.settlementId);
         }
         InboxEvents::InferenceRefused(e) => {
             // A refusal in one call says nothing of an earlier record, and a private completion is none of the relay's.

@@ -312,6 +312,27 @@ async fn a_batch_that_an_older_copy_of_the_database_did_not_send_is_ours_by_its_
 }
 
 #[tokio::test]
+async fn a_verified_settlement_is_final_with_its_block_whoever_made_it() {
+    let (_dir, store) = store().await.unwrap();
+    let seeds = [1, 2].map(Seed::new);
+    let mut script = Script::default();
+    for one in &seeds {
+        seed(&store, one).await.unwrap();
+        script.captured(6, OTHER_TX, one);
+    }
+    let [a, b] = seeds;
+    script.verified(6, &a, B256::repeat_byte(5));
+    run(&store, &script).await;
+    for (before, finalized, state) in [(0, 5, OrderState::Settled), (5, 6, OrderState::Final)] {
+        let mut tx = store.write().await.unwrap();
+        heads(&mut tx, &rules(), before, 6, finalized).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(order_state(&store, &a).await, state);
+    }
+    assert_eq!(order_state(&store, &b).await, OrderState::Settled, "captured, and not known to be paid");
+}
+
+#[tokio::test]
 async fn settlements_by_others_count_as_settlements() {
     let (_dir, store) = store().await.unwrap();
     let (batch_id, [a, b, c]) = frozen(&store).await;
