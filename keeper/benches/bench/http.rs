@@ -19,9 +19,15 @@ pub struct Outcome {
 
 /// A whole request.
 pub fn post(address: &str, path: &str, body: &str) -> Vec<u8> {
+    post_with(address, path, &[], body)
+}
+
+/// A whole request with headers of its own.
+pub fn post_with(address: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     let length = body.len();
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     format!(
-        "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n{headers}content-length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
 }

@@ -7,10 +7,12 @@ mod fixture;
 mod http;
 mod intake;
 mod keeper;
+mod payments;
 mod report;
 mod settle;
 mod start;
 mod whole;
+mod x402;
 
 use std::path::PathBuf;
 
@@ -19,12 +21,12 @@ use eyre::Result;
 use report::Report;
 
 /// Every benchmark in the order in which all of them run.
-const NAMES: [&str; 6] = ["crypto", "ingest", "completions", "settle", "start", "day"];
+const NAMES: [&str; 7] = ["crypto", "ingest", "completions", "settle", "x402", "start", "day"];
 
 #[derive(Parser)]
 #[command(about = "Benchmarks of the keeper; without a name all of them run")]
 struct Arguments {
-    /// crypto, ingest, completions, settle, start, day
+    /// crypto, ingest, completions, settle, x402, start, day
     names: Vec<String>,
     /// Also write the figures to this file
     #[arg(long)]
@@ -55,6 +57,7 @@ async fn main() -> Result<()> {
             "ingest" => intake::run(&mut report, arguments.scale).await?,
             "completions" => whole::run(&mut report, arguments.scale).await?,
             "settle" => settle::run(&mut report, arguments.scale).await?,
+            "x402" => x402::run(&mut report, arguments.scale).await?,
             "start" => start::run(&mut report, arguments.scale).await?,
             _ => day::run(&mut report, arguments.scale).await?,
         }
