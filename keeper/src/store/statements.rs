@@ -129,6 +129,8 @@ fn statements(source: &str, dialect: Dialect) -> Vec<String> {
                 let all = dialect.rows("@", count + now);
                 let (first, others) = all.split_once(", ").unwrap_or_default();
                 match name {
+                    // Numbered below, with the others.
+                    "" if text.contains('@') => built.push_str(&vec!["@"; count].join(", ")),
                     "" => built.push_str(&rows(dialect, &text, &behind.next().unwrap().text, count)),
                     "now" => built.push_str(first),
                     "ids" if now == 1 => built.push_str(others),
@@ -140,7 +142,7 @@ fn statements(source: &str, dialect: Dialect) -> Vec<String> {
                 rest = after;
             }
             built.push_str(rest);
-            found.push(built);
+            found.push(if built.contains('@') { dialect.rows(&built, 1) } else { built });
         }
     }
     found

@@ -317,7 +317,7 @@ async fn every_refusal_has_its_code_and_costs_nothing() {
 }
 
 /// Codes that are no answer to what a caller sent, or have a test of their own.
-const ELSEWHERE: [&str; 4] = [
+const ELSEWHERE: [&str; 14] = [
     // A reason in a 202, shown by the tests of dispatch.
     "no_node_answered",
     // The tests of limits and back-pressure.
@@ -325,6 +325,17 @@ const ELSEWHERE: [&str; 4] = [
     "overloaded",
     // Our fault, never the caller's.
     "internal",
+    // The tests of gateways.
+    "unknown_settlement_type",
+    "bad_settlement_data",
+    "fallback_tee_id",
+    "fallback_hash",
+    "signature_missing",
+    "timestamp_missing",
+    "bad_heartbeat",
+    "heartbeat_refused",
+    "heartbeat_pending",
+    "heartbeats_off",
 ];
 
 /// Transactions that the keeper has sent, by chain.

@@ -17,7 +17,14 @@ async fn a_keeper_that_cannot_work_refuses_to_start_and_says_why() {
         config
     };
     let cases: [(&str, Config); 7] = [
-        ("preflight base_chain_id", changed(|config| config.base.chain_id = 1)),
+        (
+            "preflight base_chain_id",
+            changed(|config| {
+                config.base.chain_id = 1;
+                // It takes its endpoints from Base, which has another number now.
+                config.x402.networks.clear();
+            }),
+        ),
         ("preflight og_chain_id", changed(|config| config.opengradient.chain_id = 1)),
         ("preflight base_code", changed(|config| config.base.ledger = Address::repeat_byte(0x77))),
         ("preflight base_wiring", changed(|config| config.base.escrow = config.base.node_registry)),
