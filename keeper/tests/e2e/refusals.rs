@@ -334,8 +334,9 @@ const ELSEWHERE: [&str; 14] = [
     "timestamp_missing",
     "bad_heartbeat",
     "heartbeat_refused",
-    "heartbeat_pending",
     "heartbeats_off",
+    // OpenGradient did not answer in time: nothing that a caller sent.
+    "heartbeat_pending",
 ];
 
 /// Transactions that the keeper has sent, by chain.
