@@ -151,6 +151,53 @@ contract KeeperBondsTest is DisputeGameBase {
         keepers.withdrawReward(treasury);
     }
 
+    /// @dev Every event there is, once, numbered without a gap from where the set-up left it: what an indexer counts on.
+    function test_everyEvent_isNumbered() public {
+        uint64 number = keepers.seq();
+        _bond(_id, SLASH);
+        Posted memory bad = _postSmall(1, 0);
+        _void(bad, 0);
+        game.finalize(bad.record, bad.leaves);
+        assertEq(keepers.seq(), number + 2, "added, slashed");
+        number += 2;
+
+        vm.startPrank(challenger);
+        vm.expectEmit(address(keepers));
+        emit IKeeperRegistry.RewardWithdrawn(++number, challenger, treasury, SLASH / 2);
+        keepers.withdrawReward(treasury);
+        vm.stopPrank();
+
+        vm.startPrank(_owner);
+        vm.expectEmit(address(keepers));
+        emit IKeeperRegistry.Reinstated(++number, _id);
+        keepers.reinstate(_id);
+        vm.expectEmit(address(keepers));
+        emit IKeeperRegistry.HotKeySet(++number, _id, stranger, true);
+        keepers.setHotKey(_id, stranger, true);
+        vm.expectEmit(address(keepers));
+        emit IKeeperRegistry.PayoutSet(++number, _id, treasury);
+        keepers.setPayout(_id, treasury);
+        vm.expectEmit(address(keepers));
+        emit IKeeperRegistry.UnbondingSet(++number, _id, true);
+        keepers.setUnbonding(_id, true);
+        vm.stopPrank();
+        _bond(_id, SLASH);
+        ++number;
+        vm.startPrank(_owner);
+        vm.expectEmit(address(keepers));
+        emit IKeeperRegistry.BondReleased(++number, _id, treasury, SLASH);
+        keepers.release(_id, treasury);
+        vm.expectEmit(address(keepers));
+        emit IKeeperRegistry.OwnershipProposed(++number, _id, stranger);
+        keepers.transferOwnership(_id, stranger);
+        vm.stopPrank();
+        vm.prank(stranger);
+        vm.expectEmit(address(keepers));
+        emit IKeeperRegistry.OwnershipTransferred(++number, _id, stranger);
+        keepers.acceptOwnership(_id);
+        assertEq(keepers.seq(), number);
+    }
+
     function test_onlyLedgerAndGame() public {
         vm.expectPartialRevert(IKeeperRegistry.NotAllowed.selector);
         keepers.openBatch(keeperId, hotKey);
