@@ -11,6 +11,7 @@ import {Effects} from "../contracts/libraries/Effects.sol";
 import {ReceiptEvidence, RowProof} from "../contracts/libraries/Evidence.sol";
 import {Order} from "../contracts/libraries/Orders.sol";
 import {Receipts} from "../contracts/libraries/Receipts.sol";
+import {Artifacts} from "../script/Artifacts.sol";
 import {DisputeGameBase} from "./DisputeGameBase.sol";
 
 contract DisputeGameTest is DisputeGameBase {
@@ -608,6 +609,16 @@ contract DisputeGameTest is DisputeGameBase {
     }
 
     // ── Who may ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    function test_constructor_needsALedger() public {
+        bytes memory code = Artifacts.initcode("DisputeGame", abi.encode(address(0), RESPONSE, REOPEN));
+        vm.expectRevert(IDisputeGame.ZeroAddress.selector);
+        this.create(code);
+    }
+
+    function create(bytes memory code) external {
+        Artifacts.create(code);
+    }
 
     function test_onlyTheGame() public {
         Posted memory p = _post(1, 1, 100);

@@ -13,6 +13,20 @@ contract KeeperRegistryTest is Test {
     address private _hot = makeAddr("hot");
     bytes32 private constant SALT = "first";
 
+    function test_constructor_refusesZeroes() public {
+        for (uint256 i; i < 3; ++i) {
+            address[3] memory at = [address(1), address(2), address(3)];
+            at[i] = address(0);
+            bytes memory code = Artifacts.initcode("KeeperRegistry", abi.encode(at[0], at[1], at[2], 100e6));
+            vm.expectRevert(IKeeperRegistry.ZeroAddress.selector);
+            this.create(code);
+        }
+    }
+
+    function create(bytes memory code) external {
+        Artifacts.create(code);
+    }
+
     function test_register() public {
         vm.warp(1_800_000_000);
         bytes32 expected = keccak256(abi.encode(_owner, SALT));
