@@ -45,7 +45,7 @@ CREATE TABLE orders (
 -- For counting by state, and written so that no other query takes it: an index on the state itself would look better to
 -- SQLite than those below, and lead through every order that is in the state.
 CREATE INDEX orders_by_state ON orders ((CAST(state AS TEXT)));
-CREATE INDEX orders_to_dispatch ON orders (next_attempt_ms) WHERE request IS NOT NULL AND state IN ('open', 'dispatched');
+CREATE INDEX orders_to_dispatch ON orders (next_attempt_ms, created_ms) WHERE request IS NOT NULL AND state IN ('open', 'dispatched');
 CREATE INDEX orders_by_deadline ON orders (capture_deadline) WHERE state IN ('open', 'dispatched', 'completed');
 CREATE INDEX orders_to_reclaim ON orders (capture_deadline) WHERE held = 1 AND state IN ('expired', 'refused');
 CREATE INDEX orders_to_erase ON orders (created_ms)

@@ -48,6 +48,9 @@ impl Stage {
         // The nodes bring their answers themselves.
         config.nodes.clear();
         config.dispatch.max_age = 86_400;
+        // A start brings times that lie too far ahead back to the longest that a node may take: then no dispatcher takes up the
+        // orders that wait for their answers here, however long a benchmark lasts.
+        config.dispatch.timeout_ms = 24 * 3_600_000;
         let base = &deployment.network.base;
         let world = World {
             chain_id: base.chain_id,

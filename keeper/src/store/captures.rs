@@ -92,9 +92,10 @@ pub async fn nonces_spent(tx: &mut WriteTx, nonces: &[(Address, Address, B256, U
     let dialect = Dialect::of(tx);
     let mut dead = Vec::new();
     for run in runs(nonces) {
+        // A cross join, which SQLite takes in this order: it would walk all orders for each run.
         let mut select = query(format!(
-            "SELECT o.order_id FROM (VALUES {}) AS v JOIN orders o ON o.payer = v.column1 AND o.token = v.column2 \
-             AND o.keeper_id = v.column3 AND o.nonce = v.column4 WHERE o.held = 0 AND o.state IN ('open', 'dispatched')",
+            "SELECT o.order_id FROM (VALUES {}) AS v CROSS JOIN orders o WHERE o.payer = v.column1 AND o.token = v.column2 \
+             AND o.keeper_id = v.column3 AND o.nonce = v.column4 AND o.held = 0 AND o.state IN ('open', 'dispatched')",
             dialect.rows("(@, @, @, @)", run.len())
         ));
         for (payer, token, keeper_id, nonce) in run {

@@ -193,10 +193,11 @@ pub async fn to_batch(tx: &mut WriteTx, settlement_ids: &[B256], batch_id: i64) 
     let mut taken = 0;
     let rows: Vec<(i64, B256)> = (0_i64..).zip(settlement_ids.iter().copied()).collect();
     for run in runs(&rows) {
+        // Written so that SQLite takes no index on the state: it would walk all that wait, for each run.
         let mut update = query(format!(
             "UPDATE receipts SET state = 'batched', batch_id = v.column2, batch_index = v.column3, leaf_row = NULL, \
              skip_reason = NULL FROM (VALUES {}) AS v \
-             WHERE receipts.settlement_id = v.column1 AND receipts.state = 'matched' AND receipts.tx_id IS NULL",
+             WHERE receipts.settlement_id = v.column1 AND CAST(receipts.state AS TEXT) = 'matched' AND receipts.tx_id IS NULL",
             dialect.rows("(@, @, @)", run.len())
         ));
         for (index, settlement_id) in run {
@@ -224,10 +225,11 @@ pub struct Captured {
 pub async fn settled_in(tx: &mut WriteTx, batch_id: i64, rows: &[Captured]) -> Result<()> {
     let dialect = Dialect::of(tx);
     for run in runs(rows) {
+        // Written so that SQLite takes no index but that on the order: it would walk all that was ever in a batch.
         let mut update = query(format!(
             "UPDATE receipts SET state = 'settled', leaf_row = v.column3, fee = v.column4, skip_reason = NULL \
-             FROM (VALUES {}) AS v WHERE receipts.order_id = v.column1 AND receipts.batch_id = v.column2 \
-             AND receipts.state IN ('batched', 'matched', 'skipped')",
+             FROM (VALUES {}) AS v WHERE receipts.order_id = v.column1 \
+             AND COALESCE(receipts.batch_id, 0) = v.column2 AND CAST(receipts.state AS TEXT) IN ('batched', 'matched', 'skipped')",
             dialect.rows("(@, @, @, @)", run.len())
         ));
         for row in run {

@@ -163,9 +163,10 @@ pub async fn adopt(store: &Store, due: &[Due], chain_id: i64) -> Result<u64> {
     let mut db = store.read().acquire().await?;
     let dialect = Dialect::of(&db);
     for run in keys(&ids) {
+        // Written so that SQLite takes the index on the topic: that on chain and name leads through all that was ever recorded.
         let mut select = query(format!(
             "SELECT topic1, tx_hash, block_number FROM events WHERE topic1 IN ({}) AND name = 'InferenceRecorded' \
-             AND chain_id = {chain_id} ORDER BY seq",
+             AND chain_id + 0 = {chain_id} ORDER BY seq",
             dialect.rows("@", run.len())
         ));
         for id in &run {
