@@ -54,11 +54,17 @@ CREATE TABLE payments (
     updated_ms       BIGINT  NOT NULL,
     settled_ms       BIGINT
 );
+-- Which payment an identifier of a payer stands for (extension payment-identifier).
+CREATE TABLE payment_identifiers (
+    payer            {BYTES} NOT NULL,
+    identifier       TEXT    NOT NULL,
+    payment_id       {BYTES} NOT NULL,
+    PRIMARY KEY (payer, identifier)
+);
 CREATE INDEX payments_to_send ON payments (chain_id, created_ms) WHERE state = 'accepted';
 CREATE INDEX payments_on_the_way ON payments (chain_id, tx_id) WHERE state = 'queued';
 CREATE INDEX payments_not_final ON payments (chain_id, tx_id) WHERE state IN ('settled', 'failed') AND final = 0;
 CREATE INDEX payments_to_join ON payments (receiver, settled_ms) WHERE state = 'settled' AND settlement_id IS NULL;
 CREATE INDEX payments_by_settlement ON payments (settlement_id) WHERE settlement_id IS NOT NULL;
-CREATE INDEX payments_by_identifier ON payments (identifier) WHERE identifier IS NOT NULL;
 CREATE INDEX payments_by_payer ON payments (payer, settled_ms) WHERE settled_ms IS NOT NULL;
 CREATE INDEX payments_by_time ON payments (settled_ms, payment_id) WHERE settled_ms IS NOT NULL;

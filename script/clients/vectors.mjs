@@ -1,11 +1,13 @@
 // Writes keeper/tests/vectors/x402.json: payments as the stock clients sign them, TypeScript here, Python by vectors.py.
 // Nonces are random, so the file changes when written anew.
-//   vectors.mjs            writes the file
-//   vectors.mjs --check    the digests in it are those of its payments, and their signatures are the payer's
+//   vectors.mjs            writes the file, and x402_receipts.json beside it: receipts as the stock library signs them
+//   vectors.mjs --receipts writes the receipts alone: nothing in them is random
+//   vectors.mjs --check    the digests in it are those of its payments, and their signatures are the payer's; receipts are the same
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { encodePaymentSignatureHeader } from "@x402/core/http";
 import { x402Client } from "@x402/core/client";
+import { RECEIPT_TYPES, signReceiptEIP712, verifyReceiptSignatureEIP712 } from "@x402/extensions/offer-receipt";
 import { ExactEvmScheme } from "@x402/evm/exact/client";
 import { ExactEvmSchemeV1 } from "@x402/evm/exact/v1/client";
 import { UptoEvmScheme } from "@x402/evm/upto/client";
@@ -101,7 +103,25 @@ async function typescript() {
   return vectors;
 }
 
+const RECEIPTS = `${ROOT}/keeper/tests/vectors/x402_receipts.json`;
+
+/** Receipts of the extension offer-receipt, one that tells the transaction and one that does not. */
+async function receipts() {
+  const facilitator = accountOf("vectors: facilitator");
+  const list = [];
+  for (const transaction of [`0x${"ab".repeat(32)}`, ""]) {
+    const payload = { version: 1, network: NETWORK, resourceUrl: resource.url, payer: payer.address, issuedAt: 1_795_300_000, transaction };
+    const signature = await signReceiptEIP712(payload, data => facilitator.signTypedData(data));
+    const { signer } = await verifyReceiptSignatureEIP712({ format: "eip712", payload, signature });
+    list.push({ payload, signature, signer });
+  }
+  const meta = "Receipts as @x402/extensions 2.27.0 signs them; written by script/clients/vectors.mjs. The key is public and for tests only.";
+  return `${JSON.stringify({ meta, types: RECEIPT_TYPES, receipts: list }, null, 1)}\n`;
+}
+
 async function check() {
+  if (readFileSync(RECEIPTS, "utf8") !== (await receipts())) throw new Error("x402_receipts.json is not what the stock library signs");
+
   const { vectors } = JSON.parse(readFileSync(FILE, "utf8"));
   let signatures = 0;
   for (const { name, producer, payer: account, header, request, signed: all } of vectors) {
@@ -118,11 +138,13 @@ async function check() {
 }
 
 if (process.argv.includes("--check")) await check();
+else if (process.argv.includes("--receipts")) writeFileSync(RECEIPTS, await receipts());
 else {
   const kinds = JSON.stringify({ kinds: KINDS, v1: V1, resource });
   const python = execFileSync(`${ROOT}/cache/clients/bin/python`, ["-B", `${HERE}/vectors.py`], { input: kinds, encoding: "utf8" });
   const meta = "Payments as the stock x402 clients sign them; written by script/clients/vectors.mjs. Keys are public and for tests only.";
   const vectors = [...(await typescript()), ...JSON.parse(python)];
   writeFileSync(FILE, `${JSON.stringify({ meta, chainId: 8453, payTo, facilitatorAddress, receiverAuthorizer, vectors }, null, 1)}\n`);
+  writeFileSync(RECEIPTS, await receipts());
   await check();
 }

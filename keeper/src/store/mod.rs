@@ -21,6 +21,7 @@ pub mod events;
 pub mod evidence;
 pub mod handed_in;
 pub mod heartbeats;
+pub mod identifiers;
 pub mod intake;
 pub mod jobs;
 pub mod joins;

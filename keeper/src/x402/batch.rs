@@ -7,6 +7,7 @@ use alloy::signers::SignerSync;
 use alloy::sol_types::{SolCall, SolValue};
 use quittance_bindings::x402_forwarder::IX402Forwarder::Call;
 
+use super::Asked;
 use super::channel::claim::{Claim, Payout, Refund};
 use super::channel::deposit::Deposit;
 use super::channel::state::{State, Use, covers};
@@ -16,19 +17,19 @@ use super::channels;
 use super::contracts::Multicall3::{self, Call3};
 use super::contracts::batch::Batch;
 use super::contracts::{BATCH, MULTICALL3, PERMIT2, Token};
-use super::plan::identifier;
+use super::extensions::identifier;
 use super::reasons::{Fault, Reason};
 use super::reverts::named;
 use super::signature::{agrees, ask_wallet};
 use super::simulate::unasked;
 use super::state::Network;
+use super::wait::{self, Accepted};
 use super::wire::{Request, SettledAnswer, Verified};
-use super::{Asked, wait};
 use crate::admission::count_payment;
 use crate::chain::batch::{Answer, Ask, number};
 use crate::ctx::Ctx;
 use crate::error::Result;
-use crate::store::payments::{self, NewPayment};
+use crate::store::payments::{self, NewPayment, Payment};
 use crate::tx::classify::{Class, Failure};
 use crate::types::PaymentState;
 
@@ -43,9 +44,17 @@ const GAS_ROW: u64 = 60_000;
 type Checked<T> = std::result::Result<T, Fault>;
 
 /// Whether a voucher, deposit or refund is good.
-pub(super) async fn verify(ctx: &Ctx, network: &Network, request: &Request) -> Verified {
+///
+/// # Errors
+/// `store_failed`.
+pub(super) async fn verify(ctx: &Ctx, network: &Network, request: &Request) -> Result<Verified> {
     let verified = match channel::check(request, Some(ctx.clock.now())) {
         Ok(Payload::Signed(signed)) => {
+            if let Some(deposit) = &signed.deposit
+                && let Some(fault) = identifier::refusal(ctx, request, signed.payer(), deposit.signer.digest).await?
+            {
+                return Ok(fault.into());
+            }
             let proven = prove(network, &signed).await.map_err(|fault| fault.of(signed.payer()));
             proven.map(|(state, _)| Verified::valid(signed.payer(), Some(state.json(signed.channel_id))))
         }
@@ -55,7 +64,7 @@ pub(super) async fn verify(ctx: &Ctx, network: &Network, request: &Request) -> V
         }
         Err(fault) => Err(fault),
     };
-    verified.unwrap_or_else(Verified::from)
+    Ok(verified.unwrap_or_else(Verified::from))
 }
 
 /// The channel that covers what a client signed, as it is before, and the calls of its deposit.
@@ -217,10 +226,14 @@ pub(super) async fn settle(ctx: &Ctx, asked: &Asked<'_>) -> Result<SettledAnswer
     }
 }
 
-/// Whether a payment has a result or will have one.
-async fn is_known(ctx: &Ctx, id: B256) -> Result<bool> {
+/// A payment that has a result or will have one.
+async fn known(ctx: &Ctx, id: B256) -> Result<Option<Payment>> {
     let known = payments::get(ctx.store.read(), id).await?;
-    Ok(known.is_some_and(|known| !(known.state == PaymentState::Failed && known.is_final)))
+    Ok(known.filter(|known| !(known.state == PaymentState::Failed && known.is_final)))
+}
+
+async fn is_known(ctx: &Ctx, id: B256) -> Result<bool> {
+    Ok(known(ctx, id).await?.is_some())
 }
 
 /// Waits for an action that is known, or refuses it with what would be wrong with it now.
@@ -236,6 +249,8 @@ struct Row {
     receiver: Address,
     asset: Address,
     amount: U256,
+    /// The payer's own name for it; deposits only, the rest is of servers.
+    identifier: Option<String>,
     calls: Vec<Call>,
 }
 
@@ -253,21 +268,30 @@ async fn act(ctx: &Ctx, asked: &Asked<'_>, row: Row) -> Result<SettledAnswer> {
         max_amount: row.amount,
         amount: row.amount,
         resource: asked.request.resource.clone(),
-        identifier: identifier(asked.request),
+        identifier: row.identifier,
         request: asked.body.to_vec(),
         calls: row.calls.abi_encode(),
         api_key: asked.api_key,
     };
-    wait::accept(ctx, asked, &new, None).await?;
-    wait::for_result(ctx, asked, row.id).await
+    match wait::accept(ctx, asked, &new, None).await? {
+        Accepted::Taken => Ok(asked.refused(identifier::conflict(row.payer))),
+        Accepted::New | Accepted::Known(_) => wait::for_result(ctx, asked, row.id).await,
+    }
 }
 
 async fn settle_deposit(ctx: &Ctx, asked: &Asked<'_>, id: B256, signed: &Signed) -> Result<SettledAnswer> {
-    if is_known(ctx, id).await? {
+    if let Some(known) = known(ctx, id).await? {
+        // A server may ask for a deposit again with what it charges by now: that is the channel's matter.
+        if identifier::differs(&known.new, asked.request, known.new.amount) {
+            return Ok(asked.refused(identifier::conflict(known.new.payer)));
+        }
         return wait::for_result(ctx, asked, id).await;
     }
     // The clock counts for new ones only.
     if let Err(fault) = channel::check(asked.request, Some(ctx.clock.now())) {
+        return Ok(asked.refused(fault));
+    }
+    if let Some(fault) = identifier::refusal(ctx, asked.request, signed.payer(), id).await? {
         return Ok(asked.refused(fault));
     }
     let calls = match prove(asked.network, signed).await {
@@ -284,6 +308,7 @@ async fn settle_deposit(ctx: &Ctx, asked: &Asked<'_>, id: B256, signed: &Signed)
         receiver: signed.config.receiver,
         asset: signed.config.token,
         amount: U256::from(amount),
+        identifier: identifier::read(asked.request).ok().flatten(),
         calls,
     };
     act(ctx, asked, row).await
@@ -350,6 +375,7 @@ async fn settle_claim(ctx: &Ctx, asked: &Asked<'_>, claim: &Claim) -> Result<Set
         receiver: first.map_or(Address::ZERO, |config| config.receiver),
         asset: first.map_or(Address::ZERO, |config| config.token),
         amount: U256::ZERO,
+        identifier: None,
         calls: vec![Call { id, target: BATCH, gas: gas_of_claims(claim), data }],
     };
     act(ctx, asked, row).await
@@ -405,6 +431,7 @@ async fn settle_payout(ctx: &Ctx, asked: &Asked<'_>, payout: Payout) -> Result<S
         receiver,
         asset: token,
         amount: U256::from(totals.totalClaimed - totals.totalSettled),
+        identifier: None,
         calls: vec![Call { id, target: BATCH, gas: GAS_PAYOUT, data }],
     };
     act(ctx, asked, row).await
@@ -429,6 +456,7 @@ async fn settle_refund(ctx: &Ctx, asked: &Asked<'_>, refund: &Refund) -> Result<
         receiver: refund.config.receiver,
         asset: refund.config.token,
         amount: U256::from(refund.amount),
+        identifier: None,
         calls: vec![Call { id, target: BATCH, gas, data }],
     };
     act(ctx, asked, row).await

@@ -5,6 +5,7 @@ pub mod channel;
 pub mod channels;
 pub mod contracts;
 pub mod exact;
+pub mod extensions;
 pub mod networks;
 pub mod outcome;
 pub mod permit2;
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 use alloy::primitives::B256;
 use serde_json::json;
 
+use self::extensions::{identifier, receipt};
 use self::reasons::{Fault, Reason};
 use self::state::{Facilitator, Network};
 use self::wire::{Kind, Request, SettledAnswer, Supported, Verified};
@@ -56,7 +58,8 @@ pub fn supported(facilitator: &Facilitator) -> Supported {
     signers.sort_unstable();
     signers.dedup();
     let signers = if signers.is_empty() { BTreeMap::new() } else { BTreeMap::from([("eip155:*", signers)]) };
-    let extensions = if kinds.is_empty() { Vec::new() } else { vec![sponsor::EIP2612, "payment-identifier"] };
+    let extensions =
+        if kinds.is_empty() { Vec::new() } else { vec![sponsor::EIP2612, identifier::NAME, receipt::NAME] };
     Supported { kinds, extensions, signers }
 }
 
@@ -92,7 +95,7 @@ pub async fn verify(ctx: &Ctx, body: &[u8]) -> Result<Verified> {
             Err(fault) => Verified::from(Fault { payer: outline.payer, ..fault }),
             Ok(network) => match request.requirements.scheme.as_str() {
                 "exact" | "upto" => transfer::verify(ctx, network, &request).await?,
-                "batch-settlement" => batch::verify(ctx, network, &request).await,
+                "batch-settlement" => batch::verify(ctx, network, &request).await?,
                 _ => Verified::from(Fault { payer: outline.payer, ..unsupported(&request) }),
             },
         },
@@ -162,6 +165,7 @@ impl Asked<'_> {
             error_reason: None,
             error_message: None,
             extra: None,
+            extensions: None,
         }
     }
 }

@@ -4,6 +4,7 @@ use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::sol_types::SolValue;
 use quittance_bindings::x402_forwarder::IX402Forwarder::Call;
 
+use super::extensions::identifier;
 use super::reasons::{Fault, Reason};
 use super::signature::Signed;
 use super::wire::Request;
@@ -84,20 +85,13 @@ impl Plan {
             max_amount: self.max_amount,
             amount: self.amount,
             resource: request.resource.clone(),
-            identifier: identifier(request),
+            // A malformed one was refused before.
+            identifier: identifier::read(request).ok().flatten(),
             request: body.to_vec(),
             calls: if calls.is_empty() { Vec::new() } else { calls.to_vec().abi_encode() },
             api_key,
         }
     }
-}
-
-/// The extension payment-identifier: 16 to 128 letters, digits, `_` and `-`; anything else is no identifier.
-pub fn identifier(request: &Request) -> Option<String> {
-    let id = request.extension("payment-identifier")?.get("id")?.as_str()?;
-    let fits = (16..=128).contains(&id.len());
-    let plain = id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-    (fits && plain).then(|| id.to_owned())
 }
 
 /// What the payer accepted must be what the server asks for now. The reference libraries look at scheme and network only;

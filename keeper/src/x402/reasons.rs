@@ -32,6 +32,10 @@ reasons! {
     UnexpectedVerify = "unexpected_verify_error",
     UnexpectedSettle = "unexpected_settle_error",
     SettlementPending = "settlement_pending",
+    /// It stands for another payment of this payer; what 409 is between client and server.
+    IdentifierConflict = "payment_identifier_conflict",
+    IdentifierRequired = "payment_identifier_required",
+    IdentifierInvalid = "invalid_payment_identifier",
     AssetNotDeployed = "asset_not_deployed_contract",
     FactoryNotAllowed = "eip6492_factory_not_allowed",
 

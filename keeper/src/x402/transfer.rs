@@ -3,13 +3,15 @@
 use alloy::primitives::keccak256;
 use quittance_bindings::x402_forwarder::IX402Forwarder::Call;
 
+use super::extensions::identifier;
 use super::permit2::Charge;
 use super::plan::{Checked, Plan};
 use super::reasons::{Fault, Reason};
 use super::simulate::{Proof, prove};
 use super::state::Network;
+use super::wait::{self, Accepted};
 use super::wire::{Request, SettledAnswer, Verified};
-use super::{Asked, exact, permit2, sponsor, wait};
+use super::{Asked, exact, permit2, sponsor};
 use crate::admission::count_payment;
 use crate::ctx::Ctx;
 use crate::error::Result;
@@ -39,6 +41,9 @@ pub(super) async fn verify(ctx: &Ctx, network: &Network, request: &Request) -> R
         && known.state == PaymentState::Settled
     {
         return Ok(spent(&plan).into());
+    }
+    if let Some(fault) = identifier::refusal(ctx, request, payer, plan.payment_id).await? {
+        return Ok(fault.into());
     }
     Ok(match prove(network, (plan, deferred)).await {
         Ok(_) => Verified::valid(payer, None),
@@ -74,6 +79,9 @@ pub(super) async fn settle(ctx: &Ctx, asked: &Asked<'_>) -> Result<SettledAnswer
         Ok(checked) => checked,
         Err(fault) => return Ok(asked.refused(fault)),
     };
+    if let Some(fault) = identifier::refusal(ctx, request, plan.payer, plan.payment_id).await? {
+        return Ok(asked.refused(fault));
+    }
     let mut proven = prove(network, (plan.clone(), deferred)).await;
     if let (Ok(Proof { approve: true, .. }), Some(approval)) = (&proven, &plan.approval) {
         proven = match sponsor::approve(network, plan.payer, approval).await {
@@ -96,10 +104,11 @@ pub(super) async fn settle(ctx: &Ctx, asked: &Asked<'_>) -> Result<SettledAnswer
     let calls = if free { Vec::new() } else { calls(&plan, proof) };
     let row = plan.row(request, asked.body, &calls, asked.api_key);
     let settled = free.then_some(Settled { amount: plan.amount, extra: None, evidence: None });
-    if let Some(known) = wait::accept(ctx, asked, &row, settled.as_ref()).await? {
-        return again(ctx, asked, &plan, known).await;
+    match wait::accept(ctx, asked, &row, settled.as_ref()).await? {
+        Accepted::New => wait::for_result(ctx, asked, plan.payment_id).await,
+        Accepted::Known(known) => again(ctx, asked, &plan, *known).await,
+        Accepted::Taken => Ok(asked.refused(identifier::conflict(Some(plan.payer)))),
     }
-    wait::for_result(ctx, asked, plan.payment_id).await
 }
 
 /// The calls of a payment: its wallet's deployment, if it has none yet, and the transfer.
@@ -116,6 +125,9 @@ fn calls(plan: &Plan, proof: Proof) -> Vec<Call> {
 /// The same payment again: what came of it the first time. For another resource it is not the same request, but an attempt to
 /// use one payment twice.
 async fn again(ctx: &Ctx, asked: &Asked<'_>, plan: &Plan, known: Payment) -> Result<SettledAnswer> {
+    if identifier::differs(&known.new, asked.request, plan.amount) {
+        return Ok(asked.refused(identifier::conflict(Some(plan.payer))));
+    }
     let other = |a: &Option<String>, b: &Option<String>| a.is_some() && b.is_some() && a != b;
     if other(&known.new.resource, &asked.request.resource) {
         return Ok(asked.refused(spent(plan)));

@@ -4,14 +4,17 @@ use std::pin::pin;
 use std::time::Duration;
 
 use alloy::primitives::B256;
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::Asked;
+use super::extensions::receipt;
 use super::reasons::{Fault, Reason};
 use super::wire::SettledAnswer;
 use crate::crash;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
+use crate::store::identifiers;
 use crate::store::payments::{self, NewPayment, Payment, Settled};
 use crate::types::PaymentState;
 
@@ -32,7 +35,7 @@ pub async fn for_result(ctx: &Ctx, asked: &Asked<'_>, payment_id: B256) -> Resul
         let payment = payments::get(ctx.store.read(), payment_id).await?;
         let missing = || Error::Corrupt { table: "payments", what: format!("{payment_id} is gone") };
         let payment = payment.ok_or_else(missing)?;
-        if let Some(answer) = result(asked, &payment) {
+        if let Some(answer) = result(ctx, asked, &payment) {
             return Ok(answer);
         }
         if Instant::now() >= deadline || ctx.closing.is_cancelled() {
@@ -49,33 +52,46 @@ pub async fn for_result(ctx: &Ctx, asked: &Asked<'_>, payment_id: B256) -> Resul
     }
 }
 
-/// Stores a payment, and with `settled` its result too; the payment that is there already comes back.
+/// What became of a payment that was to be stored.
+#[derive(Debug)]
+pub enum Accepted {
+    /// It is stored now.
+    New,
+    /// It was there.
+    Known(Box<Payment>),
+    /// Its identifier stands for another one.
+    Taken,
+}
+
+/// Stores a payment, and with `settled` its result too. Its identifier becomes its own in the same transaction.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
-pub async fn accept(
-    ctx: &Ctx,
-    asked: &Asked<'_>,
-    new: &NewPayment,
-    settled: Option<&Settled>,
-) -> Result<Option<Payment>> {
+pub async fn accept(ctx: &Ctx, asked: &Asked<'_>, new: &NewPayment, settled: Option<&Settled>) -> Result<Accepted> {
     let now_ms = ctx.clock.now_ms();
     let mut tx = ctx.store.write().await?;
-    let known = payments::insert(&mut tx, new, now_ms).await?;
-    if let (None, Some(settled)) = (&known, settled) {
+    if let (Some(payer), Some(identifier)) = (new.payer, &new.identifier)
+        && !identifiers::claim(&mut tx, payer, identifier, new.payment_id).await?
+    {
+        tx.rollback().await?;
+        return Ok(Accepted::Taken);
+    }
+    if let Some(known) = payments::insert(&mut tx, new, now_ms).await? {
+        tx.rollback().await?;
+        return Ok(Accepted::Known(Box::new(known)));
+    }
+    if let Some(settled) = settled {
         payments::settle(&mut tx, new.payment_id, settled, now_ms).await?;
     }
     tx.commit().await?;
-    if known.is_none() {
-        crash::point("after_payment_commit");
-        tracing::info!(target: "trail", step = "payment", payment = %new.payment_id, scheme = new.scheme, method = new.method);
-        asked.network.wake.notify_one();
-    }
-    Ok(known)
+    crash::point("after_payment_commit");
+    tracing::info!(target: "trail", step = "payment", payment = %new.payment_id, scheme = new.scheme, method = new.method);
+    asked.network.wake.notify_one();
+    Ok(Accepted::New)
 }
 
 /// The answer to a payment that has its result.
-fn result(asked: &Asked<'_>, payment: &Payment) -> Option<SettledAnswer> {
+fn result(ctx: &Ctx, asked: &Asked<'_>, payment: &Payment) -> Option<SettledAnswer> {
     let success = match payment.state {
         PaymentState::Settled => true,
         PaymentState::Failed => false,
@@ -93,6 +109,8 @@ fn result(asked: &Asked<'_>, payment: &Payment) -> Option<SettledAnswer> {
         error_reason: payment.reason.clone(),
         error_message: payment.message.clone(),
         extra: payment.extra.as_deref().and_then(|extra| serde_json::from_str(extra).ok()),
+        extensions: receipt::answer(ctx.keys.receipt.as_ref(), asked.request, payment)
+            .map(|answer| json!({ receipt::NAME: answer })),
     })
 }
 

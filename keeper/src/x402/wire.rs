@@ -233,6 +233,10 @@ pub struct SettledAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub extra: Option<Value>,
+    /// By name: `offer-receipt` holds the facilitator's signed receipt, if the payment asks for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub extensions: Option<Value>,
 }
 
 impl SettledAnswer {
@@ -247,6 +251,7 @@ impl SettledAnswer {
             error_reason: Some(fault.reason.as_str().to_owned()),
             error_message: Some(fault.message),
             extra: None,
+            extensions: None,
         }
     }
 }

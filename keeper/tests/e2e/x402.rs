@@ -18,6 +18,7 @@ use quittance::x402::contracts::{
     ERC3009_COLLECTOR, EXACT_PROXY, ExactProxy, PERMIT2, ReceiveWithAuthorization, Token, TokenPermissions,
     TransferWithAuthorization, UPTO_PROXY, UptoProxy,
 };
+use quittance::x402::extensions::receipt::Receipt;
 use quittance::x402::{channel, permit2};
 use quittance_bindings::DevUSDC;
 use serde_json::{Value, json};
@@ -189,6 +190,79 @@ async fn x402_payments_are_settled_once_and_answered_alike() {
     what_cannot_be_read(&net, &payer).await;
     an_approval_that_comes_along(&net).await;
     listed_for_accounts(&net, &payer).await;
+    one_identifier_one_payment(&net, &payer).await;
+    receipt_in_the_answer(&net, &payer).await;
+}
+
+/// The extension offer-receipt: signed by the keeper, the same each time.
+async fn receipt_in_the_answer(net: &Net, payer: &Payer<'_>) {
+    let to = fresh();
+    let request = payer.exact(to, 11);
+    let settled =
+        post(net, "/settle", &with_extension(&request, "offer-receipt", json!({ "includeTxHash": true }))).await;
+    let signed = &settled["extensions"]["offer-receipt"]["info"]["receipt"];
+    let payload = &signed["payload"];
+    assert_eq!(payload["transaction"], settled["transaction"], "{settled}\n{}", net.log_tail());
+    assert_eq!(payload["payer"], json!(payer.key.address().to_string()));
+    let text = |name: &str| payload[name].as_str().unwrap().to_owned();
+    let receipt = Receipt {
+        version: U256::ONE,
+        network: text("network"),
+        resourceUrl: text("resourceUrl"),
+        payer: text("payer"),
+        issuedAt: U256::from(payload["issuedAt"].as_u64().unwrap()),
+        transaction: text("transaction"),
+    };
+    let signature: alloy::primitives::Signature = signed["signature"].as_str().unwrap().parse().unwrap();
+    let signer = signature.recover_address_from_prehash(&receipt.digest()).unwrap();
+    assert_eq!(signer, net.devnet.keys.keeper_receipts.address());
+    let again = post(net, "/settle", &with_extension(&request, "offer-receipt", json!({}))).await;
+    let private = &again["extensions"]["offer-receipt"]["info"]["receipt"]["payload"];
+    assert_eq!((&private["transaction"], &private["issuedAt"]), (&json!(""), &payload["issuedAt"]), "{again}");
+    assert!(post(net, "/settle", &request).await.get("extensions").is_none());
+}
+
+fn with_extension(request: &Value, name: &str, content: Value) -> Value {
+    let mut request = request.clone();
+    request["paymentPayload"]["extensions"][name] = content;
+    request
+}
+
+/// What a payer calls by one name it pays for once, however often and whatever it signs.
+async fn one_identifier_one_payment(net: &Net, payer: &Payer<'_>) {
+    let to = fresh();
+    let named = |request: &Value, id: Value| {
+        with_extension(request, "payment-identifier", json!({ "info": { "required": true, "id": id }, "schema": {} }))
+    };
+    let id = json!(format!("pay_{}", hex::encode(rand::random::<[u8; 16]>())));
+    let payments: Vec<Value> = (0..5).map(|_| named(&payer.exact(to, 50), id.clone())).collect();
+    let answers = futures_util::future::join_all(payments.iter().map(|payment| post(net, "/settle", payment))).await;
+    let won: Vec<usize> = (0..5).filter(|n| answers[*n]["success"] == json!(true)).collect();
+    let [won] = won[..] else { panic!("{answers:?}\n{}", net.log_tail()) };
+    for (n, answer) in answers.iter().enumerate().filter(|(n, _)| *n != won) {
+        assert_eq!(answer["errorReason"], json!("payment_identifier_conflict"), "{n}: {answer}");
+        let verified = post(net, "/verify", &payments[n]).await;
+        assert_eq!(verified["invalidReason"], json!("payment_identifier_conflict"), "{verified}");
+    }
+    assert_eq!(post(net, "/settle", &payments[won]).await, answers[won], "the first result");
+    assert_eq!(usdc(net, to).await, 50, "paid once");
+
+    // One signature for another amount: the first result without an identifier, a conflict with one.
+    let upto = payer.permit2(true, to, 90);
+    let id = json!(format!("pay_{}", hex::encode(rand::random::<[u8; 16]>())));
+    let asked = named(&with_amount(&upto, "30"), id.clone());
+    let settled = post(net, "/settle", &asked).await;
+    assert_eq!(settled["amount"], json!("30"), "{settled}");
+    assert_eq!(post(net, "/settle", &asked).await, settled);
+    let other = post(net, "/settle", &named(&with_amount(&upto, "31"), id)).await;
+    assert_eq!(other["errorReason"], json!("payment_identifier_conflict"), "{other}");
+
+    for (id, reason) in [(json!(null), "payment_identifier_required"), (json!("short"), "invalid_payment_identifier")] {
+        let request = named(&payer.exact(to, 50), id);
+        assert_eq!(post(net, "/verify", &request).await["invalidReason"], json!(reason));
+        assert_eq!(post(net, "/settle", &request).await["errorReason"], json!(reason));
+    }
+    assert_eq!(usdc(net, to).await, 80);
 }
 
 /// A payer that has not approved Permit2 sends its approval along.
