@@ -139,6 +139,15 @@ fn corruption_is_noticed(kept: &Kept) {
     let expected = vec!["unproven_row_refunded", "honest_rows_paid", "challenge_answered"];
     assert_eq!((code, failed_checks(&said)), (1, expected), "{said}");
 
+    let dropin = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "opengradient_dropin");
+    assert_eq!(dropin.unwrap()["ok"], true);
+    for (member, value) in [("joined", "window"), ("amount", "10001")] {
+        let mut gateway = report.clone();
+        gateway["story"]["gateway"]["receipt"][member] = value.into();
+        let (code, said) = audit(&kept.write("bad-gateway.json", &gateway));
+        assert_eq!((code, failed_checks(&said)), (1, vec!["opengradient_dropin"]), "{said}");
+    }
+
     // A report that only claims a check is not believed either.
     let mut missing = report;
     missing["receipts"].as_object_mut().unwrap().remove(&id);

@@ -35,6 +35,10 @@ pub struct Devnet {
     /// Program that pays with stock x402 clients when it is given the network file: script/clients/demo
     #[arg(long, value_name = "PROGRAM", requires = "demo")]
     clients: Option<PathBuf>,
+    /// Program that runs an OpenGradient gateway when it is given the network file: script/clients/opengradient/demo; without it
+    /// the demonstration sends what a gateway sends
+    #[arg(long, value_name = "PROGRAM", requires = "demo")]
+    gateway: Option<PathBuf>,
     /// Folder for logs, database and network file; default: a new temporary one, removed at the end
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -107,8 +111,8 @@ impl Devnet {
             let mut devnet = devnet::up(dir, options).await?;
             // Enough units that a row with most of the money is among them.
             devnet.config.disputes = Disputes { challenge: true, units: 32, ..Disputes::default() };
-            let clients = self.clients.as_deref();
-            demo::play(devnet, std::env::current_exe()?, self.inferences, clients, started).await
+            let players = demo::Players { clients: self.clients.as_deref(), gateway: self.gateway.as_deref() };
+            demo::play(devnet, std::env::current_exe()?, self.inferences, players, started).await
         };
         // Children end with their owner: a signal must reach it as an ordinary end.
         let (stage, report) = tokio::select! {

@@ -438,12 +438,7 @@ async fn deploy_opengradient(
     let inbox = admin.create("SettlementInbox", &SettlementInbox::BYTECODE, &(registry,).abi_encode_params()).await?;
     let arguments = (admin.address(), registry).abi_encode_params();
     let verifier = admin.create("DevTEEInferenceVerifier", &DevTEEInferenceVerifier::BYTECODE, &arguments).await?;
-    let pcrs = DevTEERegistry::PCRMeasurements {
-        pcr0: vec![0x50; 48].into(),
-        pcr1: vec![0x51; 48].into(),
-        pcr2: vec![0x52; 48].into(),
-    };
-    let pcr_hash = keccak256([pcrs.pcr0.as_ref(), pcrs.pcr1.as_ref(), pcrs.pcr2.as_ref()].concat());
+    let (pcrs, pcr_hash) = devnet_pcrs();
     let approve = DevTEERegistry::approvePCRCall { pcrs, version: "devnet".to_owned(), teeType: 0 };
     admin.call(registry, &approve).await?;
     for (index, node) in nodes.iter().enumerate() {
@@ -461,6 +456,13 @@ async fn deploy_opengradient(
     }
     admin.settle().await?;
     Ok((inbox, registry, verifier))
+}
+
+/// Measurements of the devnet's enclaves, and their hash.
+pub fn devnet_pcrs() -> (DevTEERegistry::PCRMeasurements, B256) {
+    let [pcr0, pcr1, pcr2] = [0x50_u8, 0x51, 0x52].map(|byte| Bytes::from(vec![byte; 48]));
+    let hash = keccak256([pcr0.as_ref(), &pcr1, &pcr2].concat());
+    (DevTEERegistry::PCRMeasurements { pcr0, pcr1, pcr2 }, hash)
 }
 
 /// Puts code at the address that clients know; contracts placed so have no constructor state.

@@ -6,81 +6,15 @@ flow.py      run it by `script/clients/opengradient/run`
 
 import json
 import os
-import queue
-import signal
-import ssl
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from pathlib import Path
 
 import requests
-from x402 import x402ClientSync
-from x402.http.clients import x402_requests
-from x402.mechanisms.evm import EthAccountSigner
-from x402.mechanisms.evm.exact.register import register_exact_evm_client
 
-from devnet import NETWORK, ROOT, Devnet, account_of
+from devnet import ROOT, Devnet, account_of
+from play import FIXED_PRICE, HERE, Program, ask, until
 
-HERE = Path(__file__).parent
-# On a machine that is busy with other things.
-PATIENCE = 240
 COST = 3 * 10**15
-
-
-class Program:
-    """A child whose lines are read as they come."""
-
-    def __init__(self, *command, **env):
-        self.command = [str(part) for part in command]
-        self.lines, self.said = queue.Queue(), []
-        self.child = subprocess.Popen(
-            self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **env}, cwd=ROOT
-        )
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self):
-        for line in self.child.stdout:
-            self.said.append(line)
-            self.lines.put(line.rstrip("\n"))
-        self.lines.put(None)
-
-    def line(self, wanted):
-        """What `wanted` makes of the first line of which it makes something."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                line = self.lines.get(timeout=max(0.1, deadline - time.monotonic()))
-            except queue.Empty:
-                raise SystemExit(f"{self.command[1:]} did not say it in {PATIENCE} s:\n{''.join(self.said[-40:])}")
-            if line is None:
-                raise SystemExit(f"{self.command} ended with {self.child.wait()}:\n{''.join(self.said[-40:])}")
-            found = wanted(line)
-            if found:
-                return found
-
-    def word(self, name):
-        """The word after `name` on a line of its own."""
-        return self.line(lambda line: line.startswith(f"{name} ") and line.split(" ", 1)[1])
-
-    def stop(self):
-        self.child.send_signal(signal.SIGTERM)
-        try:
-            self.child.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-
-
-def until(what, ask):
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        found = ask()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"{what}: not in {PATIENCE} s"
-        time.sleep(0.5)
 
 
 def ok(text):
@@ -130,19 +64,8 @@ def individual(net, gateway, url, payer, folder):
     """A payer who signs an authorization, and asks for individual settlement: the gateway names the payer."""
     net.base.fund(payer)
     net.base.send(payer, net.usdc.functions.mint(payer.address, 10**7))
-    client = x402ClientSync()
-    register_exact_evm_client(client, EthAccountSigner(payer), networks=[NETWORK])
-    session = x402_requests(client)
-    # The certificate that the registry has, as the SDK pins it.
-    registered = [tee for tee in net.registry.functions.getActiveTEEs(0).call() if tee[2] == url]
-    pinned = Path(folder) / "gateway.pem"
-    pinned.write_text(ssl.DER_cert_to_PEM_cert(registered[0][4]))
-    body = {"model": "canned", "messages": [{"role": "user", "content": "And of Spain?"}], "temperature": 0.5}
-    reply = session.post(
-        f"{url}/fixed/chat/completions", json=body, headers={"X-SETTLEMENT-TYPE": "individual"}, timeout=120, verify=str(pinned)
-    )
-    assert reply.status_code == 200, reply.text
-    assert net.usdc.functions.balanceOf(payer.address).call() == 10**7 - 10**4
+    ask(net, url, payer, folder, "And of Spain?")
+    assert net.usdc.functions.balanceOf(payer.address).call() == 10**7 - FIXED_PRICE
     recorded(net, gateway.word("answered"), "payer")
     ok("og-x402 client and middleware: exact payment, settle_data (individual) recorded and joined by the payer")
 

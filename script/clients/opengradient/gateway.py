@@ -8,6 +8,7 @@ import base64
 import datetime
 import ipaddress
 import json
+import os
 import socket
 import ssl
 import sys
@@ -141,7 +142,14 @@ def heartbeats():
         time.sleep(HEARTBEAT_SECONDS)
 
 
+def end_with_starter():
+    """Ends with whoever started this, however that ended."""
+    sys.stdin.read()
+    os._exit(0)
+
+
 def main():
+    threading.Thread(target=end_with_starter, daemon=True).start()
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     endpoint = f"https://127.0.0.1:{listener.getsockname()[1]}"
     der, context = certificate()

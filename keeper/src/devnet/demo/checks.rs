@@ -53,6 +53,7 @@ pub async fn all(evidence: &Evidence<'_>) -> Vec<Check> {
         check("money_adds_up", evidence.money().await),
     ];
     checks.extend(super::stock::checks(evidence.stage).await);
+    checks.push(super::gateway::check(evidence.stage).await);
     checks
 }
 

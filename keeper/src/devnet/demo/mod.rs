@@ -1,10 +1,11 @@
-//! The demonstration: ten things that must hold, shown with real chains, processes, signatures and money of no worth.
+//! The demonstration: eleven things that must hold, shown with real chains, processes, signatures and money of no worth.
 
 pub mod chain;
 pub mod checks;
 pub mod dispute;
 pub mod exit;
 pub mod finish;
+pub mod gateway;
 mod kill;
 pub mod rogue;
 pub mod stage;
@@ -30,8 +31,16 @@ fn say(started: Instant, text: &str) {
     let _ = writeln!(std::io::stderr(), "[{:>5.1} s] {text}", started.elapsed().as_secs_f64());
 }
 
-/// Plays all steps on a running devnet and checks what came of them. The stage is left running. `clients` is the program that
-/// plays stock x402 clients; without it that step is left out.
+/// Programs that play others' software.
+#[derive(Clone, Copy, Debug)]
+pub struct Players<'a> {
+    /// Stock x402 clients; without it that step is left out.
+    pub clients: Option<&'a Path>,
+    /// OpenGradient's gateway middleware; without it what it sends is sent from here.
+    pub gateway: Option<&'a Path>,
+}
+
+/// Plays all steps on a running devnet and checks what came of them. The stage is left running.
 ///
 /// # Errors
 /// The first thing that did not happen at all; what happened wrongly is a failed check of the report.
@@ -39,7 +48,7 @@ pub async fn play(
     devnet: Devnet,
     program: PathBuf,
     inferences: usize,
-    clients: Option<&Path>,
+    players: Players<'_>,
     started: Instant,
 ) -> Result<(Stage, Report)> {
     let wallets = inferences.div_ceil(12).clamp(4, 12);
@@ -47,7 +56,8 @@ pub async fn play(
     let mut stage = Stage::set(devnet, program, wallets).await?;
     let batch = stage.story.rogue.batch_id;
     let operator = dispute::defend(&stage)?;
-    let paying = clients.map(|clients| stock::start(&stage, clients)).transpose()?;
+    let paying = players.clients.map(|clients| stock::start(&stage, clients)).transpose()?;
+    let gateway = gateway::start(&stage, players.gateway)?;
     say(
         started,
         &format!("8. meanwhile another keeper has settled batch {batch}; one of its rows nobody ever answered"),
@@ -73,6 +83,8 @@ pub async fn play(
         stock::finish(&mut stage, paying).await?;
         say(started, "10. stock x402 clients have paid through the keeper: exact, upto and from a channel");
     }
+    gateway::finish(&mut stage, gateway).await?;
+    say(started, "11. an OpenGradient gateway was paid by x402 and has handed in its completion");
     say(started, "5. kill -9 with a broadcast batch in no block and acknowledged orders that no node saw");
     steps::kill_and_restart(&mut stage).await?;
     let kill = &stage.story.kill;
@@ -85,6 +97,8 @@ pub async fn play(
     let patience = Duration::from_secs(90 + u64::try_from(inferences / 4).unwrap_or(0));
     let receipts = finish::receipts(&stage, patience).await?;
     say(started, &format!("   {} receipts are final; verifying them offline and counting the money", receipts.len()));
+    gateway::wait_final(&mut stage).await?;
+    say(started, "11. the gateway's completion is recorded on OpenGradient, its payment found and final");
     dispute::wait_unproven(&stage).await?;
     say(started, "8. the row is void: its money is held for its payer, its keeper has lost a slash of its bond");
     say(started, "7. the keeper is stopped, the guardian pauses; a payer takes its money out with an RPC URL alone");

@@ -22,6 +22,8 @@ pub struct Story {
     /// Absent when the demonstration was given no stock clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stock: Option<super::stock::Stock>,
+    /// Always there at the end.
+    pub gateway: Option<super::gateway::Gateway>,
     pub rogue: Rogue,
     pub doubt: Doubt,
 }
