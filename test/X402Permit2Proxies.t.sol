@@ -279,6 +279,10 @@ contract X402Permit2ProxiesTest is X402Base {
         assertTrue(sent);
         assertEq(wallet.isValidSignature("hash", _signDigest(payer, "hash")), bytes4(0x1626ba7e));
         assertEq(wallet.isValidSignature("hash", _signDigest(authorizer, "hash")), bytes4(0xffffffff));
+        bytes memory long = abi.encode(uint256(0), _signDigest(payer, "hash"));
+        assertEq(wallet.isValidSignature("hash", long), bytes4(0x1626ba7e));
+        long = abi.encode(uint256(0), _signDigest(authorizer, "hash"));
+        assertEq(wallet.isValidSignature("hash", long), bytes4(0xffffffff));
         assertEq(wallet.isValidSignature("hash", "rubbish"), bytes4(0xffffffff));
     }
 

@@ -25,9 +25,12 @@ contract DevSmartWallet is IERC1271 {
         return Address.functionCallWithValue(target, data, value);
     }
 
+    /// @notice Takes the owner's 65 bytes, and the longer form of wallets with several owners: an owner's number and its signature.
     /// @inheritdoc IERC1271
     function isValidSignature(bytes32 hash, bytes calldata signature) external view returns (bytes4) {
-        (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(hash, signature);
+        bytes memory own = signature;
+        if (signature.length > 65) (, own) = abi.decode(signature, (uint256, bytes));
+        (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecover(hash, own);
         bool valid = failure == ECDSA.RecoverError.NoError && signer == owner;
         return valid ? IERC1271.isValidSignature.selector : bytes4(0xffffffff);
     }

@@ -118,7 +118,7 @@ fn x402(deployment: &Deployment, chain_id: u64) -> x402::Network {
         forwarder: deployment.contracts.x402.forwarder,
         keys: (0..LANES).map(key).collect(),
         tick_ms: 300,
-        in_flight: 2,
+        in_flight: 8,
         max_rows: 100,
         instant: false,
         assets: Vec::new(),

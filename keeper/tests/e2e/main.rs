@@ -11,3 +11,4 @@ mod refusals;
 mod refuse_to_start;
 mod settle;
 mod x402;
+mod x402_wallets;

@@ -28,24 +28,28 @@ use super::harness::{Keeper, Net, now};
 /// Longer than any of it may take on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-struct Payer<'a> {
-    net: &'a Net,
-    key: Key,
+pub(super) struct Payer<'a> {
+    pub net: &'a Net,
+    /// Signs.
+    pub key: Key,
+    /// Whose money it is: the key's own account, or a wallet's.
+    pub account: Address,
 }
 
 /// An address that nobody has used.
-fn fresh() -> Address {
+pub(super) fn fresh() -> Address {
     Address::from_slice(&rand::random::<[u8; 20]>())
 }
 
 impl<'a> Payer<'a> {
     /// The devnet's payer: it has USDC and has approved Permit2.
-    fn of_devnet(net: &'a Net) -> Self {
-        Self { net, key: net.devnet.keys.x402.payer.clone() }
+    pub fn of_devnet(net: &'a Net) -> Self {
+        let key = net.devnet.keys.x402.payer.clone();
+        Self { net, account: key.address(), key }
     }
 
     /// A payer with so many units of USDC.
-    async fn with(net: &'a Net, name: &str, amount: u128) -> Self {
+    pub async fn with(net: &'a Net, name: &str, amount: u128) -> Self {
         let key = Key::of(name).unwrap();
         fund(&net.devnet.chains, key.address()).await.unwrap();
         let base = &net.devnet.chains.base;
@@ -55,10 +59,10 @@ impl<'a> Payer<'a> {
             sender.call(USDC, &call).await.unwrap();
         }
         sender.settle().await.unwrap();
-        Self { net, key }
+        Self { net, account: key.address(), key }
     }
 
-    fn chain_id(&self) -> u64 {
+    pub fn chain_id(&self) -> u64 {
         self.net.devnet.config.base.chain_id
     }
 
@@ -75,9 +79,9 @@ impl<'a> Payer<'a> {
     }
 
     /// `exact` by EIP-3009.
-    fn exact(&self, to: Address, amount: u128) -> Value {
+    pub fn exact(&self, to: Address, amount: u128) -> Value {
         let message = TransferWithAuthorization {
-            from: self.key.address(),
+            from: self.account,
             to,
             value: U256::from(amount),
             validAfter: U256::ZERO,
@@ -96,7 +100,7 @@ impl<'a> Payer<'a> {
     }
 
     /// `exact` or `upto` by Permit2.
-    fn permit2(&self, upto: bool, to: Address, amount: u128) -> Value {
+    pub fn permit2(&self, upto: bool, to: Address, amount: u128) -> Value {
         let permitted = TokenPermissions { token: USDC, amount: U256::from(amount) };
         let nonce = U256::from_be_bytes(rand::random::<[u8; 32]>());
         let deadline = U256::from(now() + 600);
@@ -120,7 +124,7 @@ impl<'a> Payer<'a> {
             extra["facilitatorAddress"] = json!(facilitator);
         }
         let payload = json!({
-            "permit2Authorization": { "from": self.key.address(), "spender": spender, "nonce": nonce.to_string(),
+            "permit2Authorization": { "from": self.account, "spender": spender, "nonce": nonce.to_string(),
                 "permitted": { "token": USDC, "amount": amount.to_string() }, "deadline": deadline.to_string(),
                 "witness": witness },
             "signature": self.sign(digest),
@@ -130,7 +134,7 @@ impl<'a> Payer<'a> {
 }
 
 /// Posts; whatever comes must be 200 with the members that clients insist on.
-async fn post(net: &Net, route: &str, body: &Value) -> Value {
+pub(super) async fn post(net: &Net, route: &str, body: &Value) -> Value {
     try_post(net, route, body).await.unwrap_or_else(|| panic!("no answer\n{}", net.log_tail()))
 }
 
@@ -145,19 +149,19 @@ async fn try_post(net: &Net, route: &str, body: &Value) -> Option<Value> {
     Some(answer)
 }
 
-fn with_amount(request: &Value, amount: &str) -> Value {
+pub(super) fn with_amount(request: &Value, amount: &str) -> Value {
     let mut request = request.clone();
     request["paymentRequirements"]["amount"] = json!(amount);
     request
 }
 
-async fn usdc(net: &Net, owner: Address) -> u128 {
+pub(super) async fn usdc(net: &Net, owner: Address) -> u128 {
     let contract = DevUSDC::new(USDC, net.devnet.chains.base.provider());
     contract.balanceOf(owner).call().await.unwrap().try_into().unwrap()
 }
 
 /// Transactions that the forwarder's keys have sent.
-async fn sent(net: &Net) -> u64 {
+pub(super) async fn sent(net: &Net) -> u64 {
     let mut sum = 0;
     for key in &net.devnet.keys.x402.lanes {
         sum += net.devnet.chains.base.provider().get_transaction_count(key.address()).await.unwrap();
