@@ -32,7 +32,7 @@ CREATE TABLE payments (
     usage            TEXT,
     -- ABI encoding of the forwarder's Call[], the last of which moves the money.
     calls            {BYTES} NOT NULL,
-    -- accepted, queued, settled, failed
+    -- accepted, queued, searching, settled, failed
     state            TEXT    NOT NULL,
     -- 1 once the transaction's block is final, and for what had none.
     final            BIGINT  NOT NULL DEFAULT 0,
@@ -45,6 +45,8 @@ CREATE TABLE payments (
     tx_hash          {BYTES},
     block_number     BIGINT,
     block_hash       {BYTES},
+    -- Of a payment that somebody else settled: place of its transfer among the logs of its block.
+    log_index        BIGINT,
     -- The completion that it paid for, and how sure that is: order, request, payer, window.
     settlement_id    {BYTES},
     joined           TEXT,
@@ -64,6 +66,9 @@ CREATE TABLE payment_identifiers (
 CREATE INDEX payments_to_send ON payments (chain_id, created_ms) WHERE state = 'accepted';
 CREATE INDEX payments_on_the_way ON payments (chain_id, tx_id) WHERE state = 'queued';
 CREATE INDEX payments_not_final ON payments (chain_id, tx_id) WHERE state IN ('settled', 'failed') AND final = 0;
+CREATE INDEX payments_to_find ON payments (chain_id, created_ms) WHERE state = 'searching';
+CREATE UNIQUE INDEX payments_found ON payments (tx_hash, log_index) WHERE log_index IS NOT NULL;
+CREATE INDEX payments_found_not_final ON payments (chain_id) WHERE log_index IS NOT NULL AND final = 0;
 CREATE INDEX payments_to_join ON payments (receiver, settled_ms) WHERE state = 'settled' AND settlement_id IS NULL;
 CREATE INDEX payments_by_settlement ON payments (settlement_id) WHERE settlement_id IS NOT NULL;
 CREATE INDEX payments_by_payer ON payments (payer, settled_ms) WHERE settled_ms IS NOT NULL;

@@ -110,6 +110,7 @@ async fn serve(ctx: &SharedCtx, listener: TcpListener) -> Result<()> {
     start(&mut middle, ctx, "join", gateway::join::run);
     for (index, network) in ctx.x402.networks.iter().enumerate() {
         start(&mut back, ctx, network.beat, move |ctx, stop| x402::settle::run(ctx, index, stop));
+        start(&mut back, ctx, network.aside_beat, move |ctx, stop| x402::aside::run(ctx, index, stop));
     }
     let mut front = Group::new("front", ctx.stopping.clone());
     start(&mut front, ctx, "dispatch", dispatch::run);

@@ -70,6 +70,11 @@ pub const SERIES: &[Series] = &[
         "scheme outcome",
         "x402 payments with a result: settled, or the reason why not",
     ),
+    counter(
+        "quittance_x402_searched_total",
+        "outcome",
+        "x402 payments that somebody else had spent, looked for on the chain: found, or what else",
+    ),
     counter("quittance_receipts_skipped_total", "", "Receipts that the chain did not take"),
     counter("quittance_receipts_expired_total", "", "Receipts whose capture deadline passed before the settlement"),
     counter(

@@ -143,11 +143,13 @@ states! {
     /// An x402 payment.
     PaymentState("payments") {
         /// Verified and committed; nothing is sent.
-        Accepted = "accepted" => [Queued, Settled, Failed],
+        Accepted = "accepted" => [Queued, Searching, Settled, Failed],
         /// In a transaction.
-        Queued = "queued" => [Accepted, Settled, Failed],
-        /// The money moved, or the payment is spent without any. In its transaction again if a reorganisation undoes it.
-        Settled = "settled" => [Queued],
+        Queued = "queued" => [Accepted, Searching, Settled, Failed],
+        /// It would not go through any more: whether somebody else settled it is looked for on the chain.
+        Searching = "searching" => [Accepted, Settled, Failed],
+        /// The money moved, or the payment is spent without any. On its way again if a reorganisation undoes it.
+        Settled = "settled" => [Queued, Accepted],
         /// No money moved; `reason` says why. It may be handed in again.
         Failed = "failed" => [Accepted, Queued],
     }

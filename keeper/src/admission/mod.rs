@@ -120,6 +120,14 @@ pub fn count_payment(ctx: &Ctx, payer: Address) -> Result<(), Refusal> {
     take(ctx, Route::Payments, ("payer", payer.into_word()), ctx.config.limits.payments.payer, 1)
 }
 
+/// Counts a search on the chain for who settled a payment, against its payer.
+///
+/// # Errors
+/// `rate_limited`.
+pub fn count_search(ctx: &Ctx, payer: Address) -> Result<(), Refusal> {
+    take(ctx, Route::Payments, ("search", payer.into_word()), ctx.config.limits.payments.search, 1)
+}
+
 fn take(ctx: &Ctx, route: Route, (kind, subject): (&'static str, B256), rate: Rate, cost: u32) -> Result<(), Refusal> {
     let id = Id { scope: Scope { route: route.as_str(), kind }, subject };
     ctx.admission.table.take(id, rate, now_ns(ctx), cost).map_err(|wait| {

@@ -14,13 +14,13 @@ use crate::config::limits::Rate;
 pub struct Scope {
     /// orders, completions, payments, reads, heartbeats
     pub route: &'static str,
-    /// payer, key, ip, global
+    /// payer, search, key, ip, global
     pub kind: &'static str,
 }
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::new("orders", "payer"),
         Self::new("orders", "key"),
         Self::new("orders", "ip"),
@@ -29,6 +29,7 @@ impl Scope {
         Self::new("completions", "ip"),
         Self::new("completions", "global"),
         Self::new("payments", "payer"),
+        Self::new("payments", "search"),
         Self::new("payments", "key"),
         Self::new("payments", "ip"),
         Self::new("payments", "global"),

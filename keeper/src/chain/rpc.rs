@@ -271,7 +271,11 @@ impl Rpc {
         self.logs(filter).await
     }
 
-    async fn logs(&self, filter: Filter) -> Result<Vec<Log>, Failure> {
+    /// Logs that a filter fits.
+    ///
+    /// # Errors
+    /// `Failure`; class `RangeTooLarge` when the endpoint wants a smaller range.
+    pub async fn logs(&self, filter: Filter) -> Result<Vec<Log>, Failure> {
         self.ask("eth_getLogs", |p| {
             let filter = filter.clone();
             async move { p.get_logs(&filter).await }

@@ -133,6 +133,8 @@ impl Default for CompletionRates {
 #[serde(deny_unknown_fields, default)]
 pub struct PaymentRates {
     pub payer: Rate,
+    /// Payments of a payer that were spent by somebody else and that are looked for on the chain.
+    pub search: Rate,
     pub key: Rate,
     pub ip: Rate,
     pub global: Rate,
@@ -142,6 +144,7 @@ impl Default for PaymentRates {
     fn default() -> Self {
         Self {
             payer: Rate::new(6_000, 1_000),
+            search: Rate::new(30, 20),
             key: Rate::new(0, 0),
             ip: Rate::new(60_000, 10_000),
             global: Rate::new(0, 0),
@@ -192,6 +195,7 @@ impl Limits {
             ("completions.ip", self.completions.ip),
             ("completions.global", self.completions.global),
             ("payments.payer", self.payments.payer),
+            ("payments.search", self.payments.search),
             ("payments.key", self.payments.key),
             ("payments.ip", self.payments.ip),
             ("payments.global", self.payments.global),

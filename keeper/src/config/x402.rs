@@ -45,6 +45,9 @@ pub struct Network {
     /// Payments in one transaction at most.
     #[serde(default = "hundred")]
     pub max_rows: u32,
+    /// Blocks that the endpoints' `eth_getLogs` answers for at once.
+    #[serde(default = "two_thousand")]
+    pub log_range: u64,
     /// One block is final.
     #[serde(default)]
     pub instant: bool,
@@ -91,6 +94,9 @@ const fn one_second() -> u64 {
 }
 const fn two() -> u32 {
     2
+}
+const fn two_thousand() -> u64 {
+    2_000
 }
 const fn hundred() -> u32 {
     100

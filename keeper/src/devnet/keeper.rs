@@ -120,6 +120,7 @@ fn x402(deployment: &Deployment, chain_id: u64) -> x402::Network {
         tick_ms: 300,
         in_flight: 8,
         max_rows: 100,
+        log_range: 2_000,
         instant: false,
         assets: Vec::new(),
         factories: vec![deployment.contracts.x402.wallet_factory],

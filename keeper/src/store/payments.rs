@@ -380,7 +380,7 @@ pub async fn sent_as<'c>(db: impl Executor<'c, Database = Any>, tx_id: i64) -> R
     row.map(|row| b256("attempts", &row.try_get::<Vec<u8>, _>("hash")?)).transpose()
 }
 
-fn read(row: &AnyRow) -> Result<Payment> {
+pub(super) fn read(row: &AnyRow) -> Result<Payment> {
     const T: &str = "payments";
     let hash = |name: &'static str| -> Result<Option<B256>> {
         row.try_get::<Option<Vec<u8>>, _>(name)?.map(|bytes| b256(T, &bytes)).transpose()

@@ -273,7 +273,7 @@ async fn act(ctx: &Ctx, asked: &Asked<'_>, row: Row) -> Result<SettledAnswer> {
         calls: row.calls.abi_encode(),
         api_key: asked.api_key,
     };
-    match wait::accept(ctx, asked, &new, None).await? {
+    match wait::accept(ctx, asked, &new, wait::Start::Waits).await? {
         Accepted::Taken => Ok(asked.refused(identifier::conflict(row.payer))),
         Accepted::New | Accepted::Known(_) => wait::for_result(ctx, asked, row.id).await,
     }

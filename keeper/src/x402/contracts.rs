@@ -23,6 +23,8 @@ sol! {
     #[derive(Debug)]
     interface Token {
         event Transfer(address indexed from, address indexed to, uint256 value);
+        event AuthorizationUsed(address indexed authorizer, bytes32 indexed nonce);
+        event AuthorizationCanceled(address indexed authorizer, bytes32 indexed nonce);
         function balanceOf(address owner) external view returns (uint256);
         function allowance(address owner, address spender) external view returns (uint256);
         function approve(address spender, uint256 value) external returns (bool);
@@ -91,6 +93,12 @@ sol! {
         uint256 amount;
     }
 
+    /// Permit2: bits of nonces that are spent.
+    #[derive(Debug)]
+    interface Permit2View {
+        function nonceBitmap(address owner, uint256 word) external view returns (uint256);
+    }
+
     /// What Permit2 is asked to take.
     #[derive(Debug)]
     struct PermitTransferFrom {
@@ -111,6 +119,9 @@ sol! {
 
     /// x402ExactPermit2Proxy: `exact` over Permit2.
     interface ExactProxy {
+        event Settled();
+        event SettledWithPermit();
+
         /// What the payer binds the payment to.
         #[derive(Debug)]
         struct Witness {

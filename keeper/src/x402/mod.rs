@@ -1,9 +1,11 @@
 //! The x402 facilitator: verifies what payers sign, settles it on chain, and answers the same however often it is asked.
 
+pub mod aside;
 pub mod batch;
 pub mod channel;
 pub mod channels;
 pub mod contracts;
+pub mod evidence;
 pub mod exact;
 pub mod extensions;
 pub mod networks;
@@ -13,6 +15,7 @@ pub mod plan;
 pub mod read;
 pub mod reasons;
 pub mod reverts;
+mod search;
 pub mod settle;
 pub mod signature;
 pub mod simulate;

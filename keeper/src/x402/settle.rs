@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span};
 
 use super::channels;
+use super::evidence::may_be_settled;
 use super::outcome::{self, method};
 use super::reverts;
 use super::state::{Lane, Network};
@@ -24,6 +25,7 @@ use crate::ctx::SharedCtx;
 use crate::error::{Error, Result};
 use crate::store::leases::Lease;
 use crate::store::payments::{self, Carrier, Payment, Settled};
+use crate::store::searches;
 use crate::store::txs::{self, NewTx};
 use crate::tx::classify::Class;
 use crate::types::{PaymentState, TxState};
@@ -155,6 +157,10 @@ impl Settler {
                 }
                 Err(fault) => {
                     let because = (fault.reason.as_str(), fault.message.as_str());
+                    if may_be_settled(fault.reason) {
+                        searches::begin(&mut tx, id, PaymentState::Queued, because, now_ms).await?;
+                        continue;
+                    }
                     payments::fail(&mut tx, id, PaymentState::Queued, because, Some(place), now_ms).await?;
                 }
             }
@@ -169,6 +175,7 @@ impl Settler {
         crash::point("before_payment_results_commit");
         tx.commit().await?;
         crash::point("after_payment_results_commit");
+        self.network().aside.notify_one();
         for payment in &carried {
             self.ctx.x402.waiting.tell(payment.new.payment_id);
         }
@@ -296,6 +303,10 @@ impl Settler {
             let id = item.payment.new.payment_id;
             let text = format!("{}; nothing was sent", fault.message);
             let because = (fault.reason.as_str(), text.as_str());
+            if may_be_settled(fault.reason) {
+                searches::begin(&mut tx, id, PaymentState::Accepted, because, now_ms).await?;
+                continue;
+            }
             payments::fail(&mut tx, id, PaymentState::Accepted, because, None, now_ms).await?;
             metrics::counter!("quittance_x402_settled_total", "scheme" => item.payment.new.scheme,
                 "outcome" => fault.reason.as_str())
@@ -303,6 +314,7 @@ impl Settler {
             tracing::info!(target: "trail", step = "payment_dropped", payment = %id, reason = fault.reason.as_str());
         }
         tx.commit().await?;
+        self.network().aside.notify_one();
         for (item, _) in bad {
             self.ctx.x402.waiting.tell(item.payment.new.payment_id);
         }

@@ -16,7 +16,7 @@ use crate::tx::classify::{Class, Failure};
 /// Gas that a payment of an account may use, and of one that needs more: a wallet's own code, an unusual token.
 const GAS_EIP3009: u64 = 150_000;
 const GAS_PERMIT2: u64 = 220_000;
-const GAS_LARGE: u64 = 1_000_000;
+pub const GAS_LARGE: u64 = 1_000_000;
 /// What the deployment of a wallet may use.
 const GAS_DEPLOY: u64 = 2_000_000;
 

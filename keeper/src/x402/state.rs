@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 pub struct Facilitator {
     pub networks: Vec<Network>,
     pub waiting: Waiting,
+    pub verified: Verified,
 }
 
 /// A chain on which payments are settled.
@@ -32,6 +33,10 @@ pub struct Network {
     pub beat: &'static str,
     /// Wakes it.
     pub wake: Notify,
+    /// Name of the loop beside it, for signs of life.
+    pub aside_beat: &'static str,
+    /// Wakes that.
+    pub aside: Notify,
     /// Events of this chain are followed: its finality is known from them.
     pub followed: bool,
     /// Payment channels that were read a moment ago.
@@ -85,13 +90,15 @@ impl Facilitator {
                 authorizer: network.receiver_authorizer.as_ref().map(load_signer).transpose()?,
                 beat: kept(format!("x402_{id}")),
                 wake: Notify::new(),
+                aside_beat: kept(format!("x402_aside_{id}")),
+                aside: Notify::new(),
                 followed: base,
                 channels: Remembered::default(),
                 deployed: Mutex::default(),
                 config: network.clone(),
             });
         }
-        Ok(Self { networks, waiting: Waiting::default() })
+        Ok(Self { networks, ..Self::default() })
     }
 
     /// The network of a chain.
@@ -119,6 +126,41 @@ impl Network {
         if known.len() < MOST {
             known.insert(contract);
         }
+    }
+}
+
+/// Payments that were good when they were verified, unspent that is. If one of them is spent when it is to be settled, this is
+/// news: one that was spent before it was ever shown here may be an old one that somebody shows again.
+#[derive(Debug, Default)]
+pub struct Verified(Mutex<Generations>);
+
+/// Two, so that the older one can be forgotten as a whole.
+#[derive(Debug, Default)]
+struct Generations {
+    began_ms: i64,
+    young: HashMap<B256, i64>,
+    old: HashMap<B256, i64>,
+}
+
+impl Verified {
+    /// Payments of a generation, and how long it takes some, milliseconds: an offer's usual time and more.
+    const MOST: usize = 50_000;
+    const GENERATION_MS: i64 = 600_000;
+
+    /// A payment was good at a time, unix milliseconds.
+    pub fn note(&self, payment_id: B256, now_ms: i64) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.young.len() >= Self::MOST || now_ms.saturating_sub(all.began_ms) > Self::GENERATION_MS {
+            all.old = std::mem::take(&mut all.young);
+            all.began_ms = now_ms;
+        }
+        all.young.entry(payment_id).or_insert(now_ms);
+    }
+
+    /// When a payment was good, unix milliseconds.
+    pub fn at(&self, payment_id: B256) -> Option<i64> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.old.get(&payment_id).or_else(|| all.young.get(&payment_id)).copied()
     }
 }
 
@@ -177,6 +219,19 @@ impl Drop for Waiter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_verified_is_remembered_for_a_while() {
+        let verified = Verified::default();
+        let (a, b) = (B256::repeat_byte(1), B256::repeat_byte(2));
+        verified.note(a, 1_000_000);
+        verified.note(a, 1_000_500);
+        assert_eq!((verified.at(a), verified.at(b)), (Some(1_000_000), None));
+        verified.note(b, 1_700_000);
+        assert_eq!((verified.at(a), verified.at(b)), (Some(1_000_000), Some(1_700_000)));
+        verified.note(b, 2_400_000);
+        assert_eq!((verified.at(a), verified.at(b)), (None, Some(1_700_000)));
+    }
 
     #[tokio::test]
     async fn news_reach_all_that_wait_and_nothing_stays() {

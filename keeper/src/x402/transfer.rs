@@ -3,19 +3,20 @@
 use alloy::primitives::keccak256;
 use quittance_bindings::x402_forwarder::IX402Forwarder::Call;
 
+use super::evidence::proven_spent;
 use super::extensions::identifier;
 use super::permit2::Charge;
 use super::plan::{Checked, Plan};
 use super::reasons::{Fault, Reason};
-use super::simulate::{Proof, prove};
+use super::simulate::{GAS_LARGE, Proof, prove};
 use super::state::Network;
-use super::wait::{self, Accepted};
+use super::wait::{self, Accepted, Start};
 use super::wire::{Request, SettledAnswer, Verified};
 use super::{Asked, exact, permit2, sponsor};
-use crate::admission::count_payment;
+use crate::admission::{count_payment, count_search};
 use crate::ctx::Ctx;
 use crate::error::Result;
-use crate::store::payments::{self, Payment, Settled};
+use crate::store::payments::{self, NewPayment, Payment, Settled};
 use crate::types::PaymentState;
 
 /// Checks a payment by itself; `now` in unix seconds, `None` to leave the clock out.
@@ -45,8 +46,12 @@ pub(super) async fn verify(ctx: &Ctx, network: &Network, request: &Request) -> R
     if let Some(fault) = identifier::refusal(ctx, request, payer, plan.payment_id).await? {
         return Ok(fault.into());
     }
+    let payment_id = plan.payment_id;
     Ok(match prove(network, (plan, deferred)).await {
-        Ok(_) => Verified::valid(payer, None),
+        Ok(_) => {
+            ctx.x402.verified.note(payment_id, ctx.clock.now_ms());
+            Verified::valid(payer, None)
+        }
         Err(fault) => fault.into(),
     })
 }
@@ -95,7 +100,7 @@ pub(super) async fn settle(ctx: &Ctx, asked: &Asked<'_>) -> Result<SettledAnswer
             // Another call may have settled it meanwhile: that is why it would fail now.
             return match payments::get(ctx.store.read(), plan.payment_id).await? {
                 Some(known) if known.state != PaymentState::Failed => again(ctx, asked, &plan, known).await,
-                _ => Ok(asked.refused(fault)),
+                known => by_others(ctx, asked, &plan, known, fault).await,
             };
         }
     };
@@ -104,9 +109,39 @@ pub(super) async fn settle(ctx: &Ctx, asked: &Asked<'_>) -> Result<SettledAnswer
     let calls = if free { Vec::new() } else { calls(&plan, proof) };
     let row = plan.row(request, asked.body, &calls, asked.api_key);
     let settled = free.then_some(Settled { amount: plan.amount, extra: None, evidence: None });
-    match wait::accept(ctx, asked, &row, settled.as_ref()).await? {
+    store(ctx, asked, &plan, &row, settled.as_ref().map_or(Start::Waits, Start::Settled)).await
+}
+
+/// A payment that is spent and that we did not settle. If it was good when it was first shown here, somebody else may have settled
+/// it since: the chain is asked. Otherwise it may be an old payment that is shown again.
+async fn by_others(
+    ctx: &Ctx,
+    asked: &Asked<'_>,
+    plan: &Plan,
+    known: Option<Payment>,
+    fault: Fault,
+) -> Result<SettledAnswer> {
+    let was_good = match &known {
+        // One that is known as spent was looked for already.
+        Some(known) => !known.reason.as_deref().is_some_and(proven_spent),
+        None => ctx.x402.verified.at(plan.payment_id).is_some(),
+    };
+    if !was_good || !proven_spent(fault.reason.as_str()) || plan.amount.is_zero() {
+        return Ok(asked.refused(fault));
+    }
+    count_payment(ctx, plan.payer)?;
+    count_search(ctx, plan.payer)?;
+    let calls = calls(plan, Proof { gas: GAS_LARGE, deploy_gas: None, approve: false });
+    let row = plan.row(asked.request, asked.body, &calls, asked.api_key);
+    let seen_ms = ctx.x402.verified.at(plan.payment_id).unwrap_or_else(|| ctx.clock.now_ms());
+    store(ctx, asked, plan, &row, Start::Spent(&fault, seen_ms)).await
+}
+
+/// Stores a payment and waits for its result.
+async fn store(ctx: &Ctx, asked: &Asked<'_>, plan: &Plan, row: &NewPayment, start: Start<'_>) -> Result<SettledAnswer> {
+    match wait::accept(ctx, asked, row, start).await? {
         Accepted::New => wait::for_result(ctx, asked, plan.payment_id).await,
-        Accepted::Known(known) => again(ctx, asked, &plan, *known).await,
+        Accepted::Known(known) => again(ctx, asked, plan, *known).await,
         Accepted::Taken => Ok(asked.refused(identifier::conflict(Some(plan.payer)))),
     }
 }

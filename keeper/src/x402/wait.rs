@@ -14,8 +14,8 @@ use super::wire::SettledAnswer;
 use crate::crash;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::store::identifiers;
 use crate::store::payments::{self, NewPayment, Payment, Settled};
+use crate::store::{identifiers, searches};
 use crate::types::PaymentState;
 
 /// Looks at the store without a hint: another keeper may settle.
@@ -63,11 +63,22 @@ pub enum Accepted {
     Taken,
 }
 
-/// Stores a payment, and with `settled` its result too. Its identifier becomes its own in the same transaction.
+/// How a payment begins.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// It waits for a transaction.
+    Waits,
+    /// It needs none.
+    Settled(&'a Settled),
+    /// It is spent, and who settled it since it was seen for the first time, unix milliseconds, is looked for.
+    Spent(&'a Fault, i64),
+}
+
+/// Stores a payment. Its identifier becomes its own in the same transaction.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
-pub async fn accept(ctx: &Ctx, asked: &Asked<'_>, new: &NewPayment, settled: Option<&Settled>) -> Result<Accepted> {
+pub async fn accept(ctx: &Ctx, asked: &Asked<'_>, new: &NewPayment, start: Start<'_>) -> Result<Accepted> {
     let now_ms = ctx.clock.now_ms();
     let mut tx = ctx.store.write().await?;
     if let (Some(payer), Some(identifier)) = (new.payer, &new.identifier)
@@ -76,17 +87,26 @@ pub async fn accept(ctx: &Ctx, asked: &Asked<'_>, new: &NewPayment, settled: Opt
         tx.rollback().await?;
         return Ok(Accepted::Taken);
     }
-    if let Some(known) = payments::insert(&mut tx, new, now_ms).await? {
+    let seen_ms = if let Start::Spent(_, seen_ms) = start { seen_ms } else { now_ms };
+    if let Some(known) = payments::insert(&mut tx, new, seen_ms).await? {
         tx.rollback().await?;
         return Ok(Accepted::Known(Box::new(known)));
     }
-    if let Some(settled) = settled {
-        payments::settle(&mut tx, new.payment_id, settled, now_ms).await?;
+    match start {
+        Start::Waits => {}
+        Start::Settled(settled) => {
+            payments::settle(&mut tx, new.payment_id, settled, now_ms).await?;
+        }
+        Start::Spent(fault, _) => {
+            let because = (fault.reason.as_str(), fault.message.as_str());
+            searches::begin(&mut tx, new.payment_id, PaymentState::Accepted, because, now_ms).await?;
+        }
     }
     tx.commit().await?;
     crash::point("after_payment_commit");
     tracing::info!(target: "trail", step = "payment", payment = %new.payment_id, scheme = new.scheme, method = new.method);
-    asked.network.wake.notify_one();
+    let loops = if let Start::Spent(..) = start { &asked.network.aside } else { &asked.network.wake };
+    loops.notify_one();
     Ok(Accepted::New)
 }
 
@@ -95,7 +115,7 @@ fn result(ctx: &Ctx, asked: &Asked<'_>, payment: &Payment) -> Option<SettledAnsw
     let success = match payment.state {
         PaymentState::Settled => true,
         PaymentState::Failed => false,
-        PaymentState::Accepted | PaymentState::Queued => return None,
+        PaymentState::Accepted | PaymentState::Queued | PaymentState::Searching => return None,
     };
     // `exact` answers without an amount: it is what was asked for.
     let amount = (success && !matches!(payment.new.scheme, "exact") && payment.new.method != "claim")
@@ -132,7 +152,11 @@ async fn pending(ctx: &Ctx, asked: &Asked<'_>, payment: &Payment) -> Result<Opti
         Some(tx_id) => payments::sent_as(ctx.store.read(), tx_id).await?,
         None => None,
     };
-    let text = "the transaction is on its way: ask again with the same payment";
+    let text = if payment.state == PaymentState::Searching {
+        "its nonce is spent, and who settled it is looked for: ask again with the same payment"
+    } else {
+        "the transaction is on its way: ask again with the same payment"
+    };
     let refused = asked.refused(fault(Reason::SettlementPending, text));
     Ok(Some(SettledAnswer { transaction: hash.map(|hash| hash.to_string()).unwrap_or_default(), ..refused }))
 }

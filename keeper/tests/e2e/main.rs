@@ -11,4 +11,5 @@ mod refusals;
 mod refuse_to_start;
 mod settle;
 mod x402;
+mod x402_others;
 mod x402_wallets;

@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use super::harness::{Keeper, Net, now};
 
 /// Longer than any of it may take on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(super) struct Payer<'a> {
     pub net: &'a Net,
@@ -66,7 +66,7 @@ impl<'a> Payer<'a> {
         self.net.devnet.config.base.chain_id
     }
 
-    fn sign(&self, digest: B256) -> String {
+    pub(super) fn sign(&self, digest: B256) -> String {
         format!("0x{}", hex::encode(self.key.signer.sign_hash_sync(&digest).unwrap().as_bytes()))
     }
 
@@ -138,7 +138,7 @@ pub(super) async fn post(net: &Net, route: &str, body: &Value) -> Value {
     try_post(net, route, body).await.unwrap_or_else(|| panic!("no answer\n{}", net.log_tail()))
 }
 
-async fn try_post(net: &Net, route: &str, body: &Value) -> Option<Value> {
+pub(super) async fn try_post(net: &Net, route: &str, body: &Value) -> Option<Value> {
     let request = net.http.post(format!("{}{route}", net.url())).json(body).timeout(PATIENCE);
     let answer = request.send().await.ok()?;
     assert_eq!(answer.status().as_u16(), 200, "{}", answer.text().await.unwrap());

@@ -38,6 +38,7 @@ async fn every_loop_is_alive_and_metrics_are_the_documented_ones() {
         "watch_base",
         "watch_opengradient",
         "x402_8453",
+        "x402_aside_8453",
     ];
     assert!(BTreeSet::from(expected).is_subset(&loops), "{loops:?}");
 
