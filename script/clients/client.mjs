@@ -12,9 +12,9 @@ import { Chain, NETWORK, NETWORK_V1, accountOf } from "./lib/chain.mjs";
 const chain = new Chain(process.env.RPC);
 let sent = null;
 
-/** A client as after a start: it remembers no channel. Another salt makes another channel. */
-function fresh({ payer = process.env.PAYER, salt }) {
-  const account = accountOf(payer);
+/** A client as after a start: it remembers no channel. Another salt makes another channel; with `factory` a contract wallet pays. */
+async function fresh({ payer = process.env.PAYER, salt, factory }) {
+  const account = factory ? await chain.smart(payer, factory) : accountOf(payer);
   const signer = toClientEvmSigner(account, chain.public);
   const channels = new BatchSettlementEvmScheme(signer, { salt });
   const client = new x402Client()
@@ -30,7 +30,7 @@ function fresh({ payer = process.env.PAYER, salt }) {
   return { channels, pay: wrapFetchWithPayment(watched, client) };
 }
 
-let client = fresh({});
+let client = await fresh({});
 
 async function perform(request) {
   switch (request.op) {
@@ -48,7 +48,7 @@ async function perform(request) {
     case "refund":
       return { payment: await client.channels.refund(request.url, request.amount ? { amount: request.amount } : {}) };
     case "forget":
-      client = fresh(request);
+      client = await fresh(request);
       return {};
     default:
       throw new Error(`unknown: ${request.op}`);

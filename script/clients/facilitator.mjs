@@ -1,5 +1,5 @@
 // A stock TypeScript facilitator as its authors show it, with a nonce manager: what the keeper is compared with.
-//   facilitator.mjs RPC_URL KEY_NAME     prints `listening URL`
+//   facilitator.mjs RPC_URL KEY_NAME [WALLET_FACTORY]     prints `listening URL`
 import express from "express";
 import { x402Facilitator } from "@x402/core/facilitator";
 import { toFacilitatorEvmSigner } from "@x402/evm";
@@ -12,7 +12,7 @@ import { createWalletClient, publicActions } from "viem";
 import { nonceManager, privateKeyToAccount } from "viem/accounts";
 import { Chain, NETWORK, NETWORK_V1, keyOf } from "./lib/chain.mjs";
 
-const [rpc, name] = process.argv.slice(2);
+const [rpc, name, ...eip6492AllowedFactories] = process.argv.slice(2);
 const { chain, transport } = new Chain(rpc);
 const account = privateKeyToAccount(keyOf(name), { nonceManager });
 const client = createWalletClient({ account, chain, transport, pollingInterval: 100 }).extend(publicActions);
@@ -27,7 +27,7 @@ const signer = toFacilitatorEvmSigner({
 });
 
 const facilitator = new x402Facilitator();
-facilitator.register(NETWORK, new ExactEvmScheme(signer));
+facilitator.register(NETWORK, new ExactEvmScheme(signer, { eip6492AllowedFactories }));
 facilitator.register(NETWORK, new UptoEvmScheme(signer));
 facilitator.register(NETWORK, new BatchSettlementEvmScheme(signer));
 facilitator.registerV1(NETWORK_V1, new ExactEvmSchemeV1(signer));

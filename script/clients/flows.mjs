@@ -105,6 +105,24 @@ const FLOWS = {
     same("amount", nothing.payment.amount, "0");
     same("transaction", nothing.payment.transaction, "");
   },
+  // Payers of the Python packages are keys.
+  async "exact from a contract wallet (ERC-6492, ERC-1271)"(pair) {
+    const owner = pair.unapproved;
+    const wallet = await pair.chain.smart(owner, pair.factory);
+    await pair.chain.mint(wallet.address, 20_000n);
+    await pair.client.ask({ op: "forget", payer: owner, factory: pair.factory });
+    const own = pair.payer;
+    pair.payer = wallet.address;
+    try {
+      same("deployed", await wallet.isDeployed(), false);
+      await pair.settled("/exact", 10_000n);
+      same("deployed", await wallet.isDeployed(), true);
+      await pair.settled("/exact", 10_000n);
+    } finally {
+      await pair.client.ask({ op: "forget" });
+      pair.payer = own;
+    }
+  },
   "batch-settlement": pair => channel(pair, "/channel", 1),
   "batch-settlement Permit2": pair => channel(pair, "/channel-permit2", 2),
 };
@@ -164,7 +182,7 @@ async function channel(pair, path, number) {
 }
 
 /** Plays every flow with one server and one client. */
-async function play({ kind, url, combination }, chain) {
+async function play({ kind, url, combination, flows }, chain, factory) {
   const [serverName, clientName] = combination.split("/");
   const [script, ...framework] = SERVERS[serverName];
   const [clientScript, ...library] = CLIENTS[clientName];
@@ -172,9 +190,10 @@ async function play({ kind, url, combination }, chain) {
   const server = await serve(script, [url, receiver, ...framework], {}, listening);
   const client = converse(clientScript, library, { RPC: chain.rpc, PAYER: payer });
   const pair = new Pair(chain, server.value, client, accountOf(payer).address, accountOf(receiver).address);
-  pair.unapproved = unapproved;
+  Object.assign(pair, { unapproved, factory });
   let failures = 0;
-  for (const [flow, act] of Object.entries(FLOWS)) {
+  for (const flow of flows) {
+    const act = FLOWS[flow];
     const start = Date.now();
     try {
       await Promise.race([act(pair), whenLost]);
@@ -197,6 +216,7 @@ const accounts = (kind, combination) => ({
 });
 
 async function run({ network, chain }) {
+  const factory = network.contracts.x402.walletFactory;
   const combinations = {};
   for (const kind of values.facilitator) {
     const usual = kind === "stock" ? ["express/fetch"] : USUAL;
@@ -208,13 +228,16 @@ async function run({ network, chain }) {
   const jobs = [];
   for (const [kind, list] of Object.entries(combinations)) {
     let url = kind === "keeper" ? network.keeper.url : kind;
-    if (kind === "stock") url = (await serve("facilitator.mjs", [chain.rpc, "stock facilitator"], {}, listening)).value;
-    jobs.push(...list.map(combination => ({ kind, url, combination })));
+    if (kind === "stock") url = (await serve("facilitator.mjs", [chain.rpc, "stock facilitator", factory], {}, listening)).value;
+    for (const combination of list) {
+      const flows = Object.keys(FLOWS).filter(flow => !flow.includes("wallet") || combination.endsWith("/fetch"));
+      jobs.push({ kind, url, combination, flows });
+    }
   }
   let failures = 0;
-  const flows = jobs.length * Object.keys(FLOWS).length;
+  const flows = jobs.reduce((sum, job) => sum + job.flows.length, 0);
   const work = async () => {
-    for (let job = jobs.shift(); job; job = jobs.shift()) failures += await play(job, chain);
+    for (let job = jobs.shift(); job; job = jobs.shift()) failures += await play(job, chain, factory);
   };
   await Promise.all(Array.from({ length: AT_ONCE }, work));
   return { flows, failures };

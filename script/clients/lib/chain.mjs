@@ -1,5 +1,6 @@
 // The devnet's Base as these scripts see it: funded accounts, balances, transactions.
-import { createPublicClient, createWalletClient, defineChain, http, keccak256, maxUint256, parseAbi, toHex } from "viem";
+import { createPublicClient, createWalletClient, defineChain, encodeFunctionData, http, keccak256, maxUint256, parseAbi, toHex } from "viem";
+import { toSmartAccount } from "viem/account-abstraction";
 import { nonceManager, privateKeyToAccount } from "viem/accounts";
 
 export const CHAIN_ID = 8453;
@@ -20,6 +21,11 @@ export const TOKEN = parseAbi([
 export const CHANNELS = parseAbi([
   "function channels(bytes32) view returns (uint128 balance, uint128 totalClaimed)",
   "function receivers(address receiver, address token) view returns (uint128 totalClaimed, uint128 totalSettled)",
+]);
+
+const FACTORY = parseAbi([
+  "function createAccount(address owner, uint256 salt) returns (address)",
+  "function getAddress(address owner, uint256 salt) view returns (address)",
 ]);
 
 /** A key that a name stands for; public on purpose. */
@@ -62,6 +68,28 @@ export class Chain {
       hashes.push(await own.writeContract({ ...approval, gas: 100_000n }));
     }
     for (const hash of hashes) await this.mined(hash);
+  }
+
+  /** The contract wallet of a name, as viem's smart accounts are: until it is there it signs as ERC-6492 says. */
+  smart(name, factory) {
+    const owner = accountOf(name);
+    const args = [owner.address, 0n];
+    return toSmartAccount({
+      client: this.public,
+      getAddress: () => this.public.readContract({ address: factory, abi: FACTORY, functionName: "getAddress", args }),
+      getFactoryArgs: async () => ({
+        factory,
+        factoryData: encodeFunctionData({ abi: FACTORY, functionName: "createAccount", args }),
+      }),
+      signMessage: message => owner.signMessage(message),
+      signTypedData: data => owner.signTypedData(data),
+    });
+  }
+
+  /** USDC out of nothing. */
+  async mint(address, usdc) {
+    const wallet = this.wallet(privateKeyToAccount(keyOf("minter"), { nonceManager }));
+    await this.mined(await wallet.writeContract({ address: USDC, abi: TOKEN, functionName: "mint", args: [address, usdc], gas: 100_000n }));
   }
 
   call(method, params) {
