@@ -39,6 +39,11 @@ pub struct Devnet {
     /// the demonstration sends what a gateway sends
     #[arg(long, value_name = "PROGRAM", requires = "demo")]
     gateway: Option<PathBuf>,
+    /// Base goes on from the head of the chain behind this RPC (chain id 8453) and uses the x402 contracts, Permit2 and tokens that
+    /// are there instead of ours. Tried against a local chain only, never against a live one; an endpoint must have the state of
+    /// the block that it was forked at for as long as the devnet runs
+    #[arg(long, value_name = "URL", conflicts_with = "demo")]
+    fork_url: Option<String>,
     /// Folder for logs, database and network file; default: a new temporary one, removed at the end
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -95,7 +100,8 @@ impl Devnet {
     }
 
     async fn plain(&self, dir: &Path) -> Result<Report> {
-        let devnet = devnet::up(dir, Options::default()).await?;
+        let options = Options { fork: self.fork_url.clone(), ..Options::default() };
+        let devnet = devnet::up(dir, options).await?;
         let mut keeper = KeeperProcess::start(&std::env::current_exe()?, dir, &devnet.config, &devnet.keys)?;
         keeper.ready().await?;
         // Somebody to play with.

@@ -32,7 +32,7 @@ pub struct Anvil {
 }
 
 /// What makes one chain differ from another.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Kind {
     name: &'static str,
     chain_id: u64,
@@ -41,6 +41,8 @@ struct Kind {
     capped: bool,
     /// `safe` is so many blocks behind, `finalized` twice as many.
     depth: u64,
+    /// RPC of the chain that it goes on from.
+    fork: Option<String>,
 }
 
 impl Anvil {
@@ -60,6 +62,9 @@ impl Anvil {
             .arg(&state);
         if kind.capped {
             command.arg("--enable-tx-gas-limit");
+        }
+        if let Some(url) = &kind.fork {
+            command.args(["--fork-url", url]);
         }
         if again {
             command.arg("--load-state").arg(&state);
@@ -91,7 +96,7 @@ impl Anvil {
         // An orderly end writes the state.
         Command::new("kill").arg("-INT").arg(self.pid().to_string()).status()?;
         self.child.wait()?;
-        *self = Self::start(&self.dir.clone(), self.kind, true).await?;
+        *self = Self::start(&self.dir.clone(), self.kind.clone(), true).await?;
         Ok(())
     }
 
@@ -142,6 +147,11 @@ impl Anvil {
         self.call("evm_setIntervalMining", serde_json::json!([1])).await.map(drop)
     }
 
+    /// Whether it goes on from another chain, whose contracts are there.
+    pub const fn is_fork(&self) -> bool {
+        self.kind.fork.is_some()
+    }
+
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -169,9 +179,27 @@ impl Chains {
     /// # Errors
     /// `bad_configuration` when anvil is missing or does not start.
     pub async fn start(dir: &Path, depth: u64) -> Result<Self> {
-        let base = Kind { name: "base", chain_id: BASE, hardfork: "osaka", capped: true, depth };
+        Self::start_from(dir, depth, None).await
+    }
+
+    /// As `start`; with `fork`, the RPC of a chain with Base's id, Base goes on from that chain's head.
+    ///
+    /// # Errors
+    /// As `start`; `bad_configuration` when `fork` does not answer or is another chain.
+    pub async fn start_from(dir: &Path, depth: u64, fork: Option<&str>) -> Result<Self> {
+        if let Some(url) = fork {
+            // The URL may hold a key: it is not told.
+            let id = provider(url)?.get_chain_id().await;
+            let id = id.map_err(|error| Error::Config(format!("the RPC to fork from does not answer: {error}")))?;
+            if id != BASE {
+                let text = format!("the RPC to fork from is of chain {id}: name one of Base ({BASE})");
+                return Err(Error::Config(text));
+            }
+        }
+        let fork = fork.map(str::to_owned);
+        let base = Kind { name: "base", chain_id: BASE, hardfork: "osaka", capped: true, depth, fork };
         let opengradient =
-            Kind { name: "opengradient", chain_id: OPENGRADIENT, hardfork: "prague", capped: false, depth };
+            Kind { name: "opengradient", chain_id: OPENGRADIENT, hardfork: "prague", capped: false, depth, fork: None };
         let (base, opengradient) = (Anvil::start(dir, base, false), Anvil::start(dir, opengradient, false));
         let (base, opengradient) = tokio::try_join!(base, opengradient)?;
         Ok(Self { base, opengradient })

@@ -420,7 +420,7 @@ async fn register_keeper(chain: &Anvil, registry: Address, keys: &Keys) -> Resul
 /// `rpc_failed`.
 pub async fn bond(owner: &mut Sender, registry: Address, keeper_id: B256) -> Result<()> {
     let amount = SLASH * BATCHES;
-    owner.call(OPG, &DevOPG::mintCall { to: owner.address(), amount: U256::from(amount) }).await?;
+    owner.mint(OPG, owner.address(), U256::from(amount)).await?;
     owner.call(OPG, &DevOPG::approveCall { spender: registry, value: U256::from(amount) }).await?;
     owner.call(registry, &KeeperRegistry::addBondCall { keeperId: keeper_id, amount }).await
 }
@@ -465,8 +465,12 @@ pub fn devnet_pcrs() -> (DevTEERegistry::PCRMeasurements, B256) {
     (DevTEERegistry::PCRMeasurements { pcr0, pcr1, pcr2 }, hash)
 }
 
-/// Puts code at the address that clients know; contracts placed so have no constructor state.
+/// Puts code at the address that clients know, unless the chain that is forked has its own there; contracts placed so have no
+/// constructor state.
 pub(super) async fn place(chain: &Anvil, at: Address, code: &Bytes) -> Result<()> {
+    if chain.is_fork() && chain.call("eth_getCode", json!([at, "latest"])).await? != json!("0x") {
+        return Ok(());
+    }
     chain.call("anvil_setCode", json!([at, code])).await.map(drop)
 }
 

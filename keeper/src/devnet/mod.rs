@@ -25,17 +25,19 @@ use node::{NodeConfig, RunningNode};
 use periods::Periods;
 
 /// How large a devnet is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     pub nodes: usize,
     pub periods: Periods,
     /// Blocks from `latest` to `safe`; `finalized` is twice as far.
     pub depth: u64,
+    /// RPC of a chain that Base goes on from, with the contracts that it has; `None` starts an empty one with ours.
+    pub fork: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, periods: Periods::default(), depth: 1 }
+        Self { nodes: 3, periods: Periods::default(), depth: 1, fork: None }
     }
 }
 
@@ -60,7 +62,7 @@ pub struct Devnet {
 pub async fn up(dir: &Path, options: Options) -> Result<Devnet> {
     let stop = CancellationToken::new();
     let guard = stop.clone().drop_guard();
-    let chains = Chains::start(dir, options.depth).await?;
+    let chains = Chains::start_from(dir, options.depth, options.fork.as_deref()).await?;
     let mut nodes = Vec::with_capacity(options.nodes);
     let mut identities = Vec::with_capacity(options.nodes);
     for index in 0..options.nodes {

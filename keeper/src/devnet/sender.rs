@@ -9,6 +9,8 @@ use alloy::primitives::{Address, B256, Bytes, TxKind, U256};
 use alloy::providers::{DynProvider, Provider};
 use alloy::rpc::types::TransactionReceipt;
 use alloy::sol_types::SolCall;
+use quittance_bindings::DevUSDC;
+use serde_json::{Value, json};
 
 use super::keys::Key;
 use crate::error::{Error, Result};
@@ -90,6 +92,22 @@ impl Sender {
         self.sent.push((name.to_owned(), *pending.tx_hash()));
         self.nonce += 1;
         Ok(())
+    }
+
+    /// Gives an account so many more units of a token: ours mint for everybody; on a fork the balance is written.
+    ///
+    /// # Errors
+    /// `rpc_failed`.
+    pub async fn mint(&mut self, token: Address, to: Address, amount: U256) -> Result<()> {
+        let rpc = |error: &dyn std::fmt::Display| rpc(self.chain_id, error);
+        let info: Value = self.provider.raw_request("anvil_nodeInfo".into(), ()).await.map_err(|error| rpc(&error))?;
+        if info.pointer("/forkConfig/forkUrl").is_none_or(Value::is_null) {
+            return self.call(token, &DevUSDC::mintCall { to, amount }).await;
+        }
+        let has = DevUSDC::new(token, &self.provider).balanceOf(to).call().await.map_err(|error| rpc(&error))?;
+        let params = json!([to, token, has.saturating_add(amount)]);
+        let written: std::result::Result<Value, _> = self.provider.raw_request("anvil_dealERC20".into(), params).await;
+        written.map(drop).map_err(|error| rpc(&error))
     }
 
     /// Waits until all that was sent is mined; every one must have succeeded.

@@ -4,8 +4,7 @@ use alloy::primitives::{Address, B256, Bytes, TxKind, U256, address, keccak256};
 use alloy::sol_types::{SolCall, SolValue};
 use quittance_bindings::{
     DevERC3009DepositCollector, DevMulticall3, DevOPG, DevPermit2DepositCollector, DevSmartWallet,
-    DevSmartWalletFactory, DevUSDC, DevX402BatchSettlement, DevX402ExactPermit2Proxy, DevX402UptoPermit2Proxy,
-    X402Forwarder,
+    DevSmartWalletFactory, DevX402BatchSettlement, DevX402ExactPermit2Proxy, DevX402UptoPermit2Proxy, X402Forwarder,
 };
 use serde::{Deserialize, Serialize};
 
@@ -148,8 +147,7 @@ async fn fund_payers(payer: &mut Sender, contracts: &Contracts) -> Result<()> {
     payer.call(contracts.wallet_factory, &create).await?;
     for (token, amount) in MONEY {
         for to in [payer.address(), contracts.wallet, contracts.counterfactual_wallet] {
-            // Both tokens have the same calls.
-            payer.call(token, &DevUSDC::mintCall { to, amount: U256::from(amount) }).await?;
+            payer.mint(token, to, U256::from(amount)).await?;
         }
         let approve = DevOPG::approveCall { spender: PERMIT2, value: U256::MAX };
         payer.call(token, &approve).await?;
@@ -162,6 +160,8 @@ async fn fund_payers(payer: &mut Sender, contracts: &Contracts) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use quittance_bindings::DevUSDC;
+
     use super::*;
     use crate::cli::send::read;
     use crate::devnet::chains::Chains;

@@ -40,9 +40,13 @@ impl Net {
     }
 
     pub async fn up_with(periods: Periods) -> Self {
+        Self::up_as(Options { periods, ..Options::default() }).await
+    }
+
+    pub async fn up_as(options: Options) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
-        let devnet = up(dir.path(), Options { periods, ..Options::default() }).await.unwrap();
+        let devnet = up(dir.path(), options).await.unwrap();
         Self { devnet, http: reqwest::Client::new(), _dir: dir }
     }
 

@@ -4,6 +4,7 @@
 
 mod chain_faults;
 mod disputes;
+mod fork;
 mod gateway;
 mod harness;
 mod privacy;

@@ -63,7 +63,7 @@ impl World {
     pub async fn up(setup: Setup) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { nodes: setup.nodes, periods: setup.periods, depth: setup.depth };
+        let options = Options { nodes: setup.nodes, periods: setup.periods, depth: setup.depth, fork: None };
         let mut devnet = up(dir.path(), options).await.unwrap();
         let base = Proxy::start(&devnet.chains.base.url).await;
         let og = Proxy::start(&devnet.chains.opengradient.url).await;

@@ -144,7 +144,7 @@ pub async fn deposit_for(
     beneficiary: Address,
 ) -> Result<()> {
     let amount = U256::from(amount);
-    sender.call(token, &DevUSDC::mintCall { to: sender.address(), amount }).await?;
+    sender.mint(token, sender.address(), amount).await?;
     sender.call(token, &DevUSDC::approveCall { spender: escrow, value: amount }).await?;
     sender.call(escrow, &InferenceEscrow::depositCall { token, beneficiary, amount }).await
 }
