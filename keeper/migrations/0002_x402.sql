@@ -52,6 +52,8 @@ CREATE TABLE payments (
     joined           TEXT,
     -- Hash of the caller's API key.
     api_key          {BYTES},
+    -- 0 while the catalogue is to get an entry of it, 1 then; NULL when its server declared nothing.
+    listed           BIGINT,
     created_ms       BIGINT  NOT NULL,
     updated_ms       BIGINT  NOT NULL,
     settled_ms       BIGINT
@@ -73,3 +75,36 @@ CREATE INDEX payments_to_join ON payments (receiver, settled_ms) WHERE state = '
 CREATE INDEX payments_by_settlement ON payments (settlement_id) WHERE settlement_id IS NOT NULL;
 CREATE INDEX payments_by_payer ON payments (payer, settled_ms) WHERE settled_ms IS NOT NULL;
 CREATE INDEX payments_by_time ON payments (settled_ms, payment_id) WHERE settled_ms IS NOT NULL;
+CREATE INDEX payments_to_list ON payments (chain_id, payment_id) WHERE listed = 0 AND state = 'settled' AND tx_hash IS NOT NULL;
+
+-- Catalogue of resources that were paid for (extension bazaar): nothing in it is of one request.
+CREATE TABLE resources (
+    -- Hash of URL, kind and method or tool.
+    resource_id      {BYTES} PRIMARY KEY,
+    -- Without query and fragment; the route's template where it has one.
+    url              TEXT    NOT NULL,
+    -- http, mcp
+    kind             TEXT    NOT NULL,
+    -- What its server says of it (JSON).
+    details          TEXT    NOT NULL,
+    -- Settled payments for it.
+    payments         BIGINT  NOT NULL,
+    created_ms       BIGINT  NOT NULL,
+    -- When it was paid for last.
+    updated_ms       BIGINT  NOT NULL
+);
+CREATE INDEX resources_by_time ON resources (updated_ms, resource_id);
+
+-- Ways to pay for them that were used.
+CREATE TABLE resource_terms (
+    resource_id      {BYTES} NOT NULL,
+    -- Hash of scheme, network, token and receiver.
+    terms_id         {BYTES} NOT NULL,
+    scheme           TEXT    NOT NULL,
+    network          TEXT    NOT NULL,
+    pay_to           {BYTES} NOT NULL,
+    -- PaymentRequirements (JSON).
+    requirements     TEXT    NOT NULL,
+    updated_ms       BIGINT  NOT NULL,
+    PRIMARY KEY (resource_id, terms_id)
+);

@@ -6,6 +6,9 @@ import { ExactEvmScheme } from "@x402/evm/exact/server";
 import { UptoEvmScheme } from "@x402/evm/upto/server";
 import { BatchSettlementEvmScheme } from "@x402/evm/batch-settlement/server";
 import { declareEip2612GasSponsoringExtension } from "@x402/extensions";
+import { bazaarResourceServerExtension, declareDiscoveryExtension } from "@x402/extensions/bazaar";
+import { declareOfferReceiptExtension } from "@x402/extensions/offer-receipt";
+import { declarePaymentIdentifierExtension, PAYMENT_IDENTIFIER } from "@x402/extensions/payment-identifier";
 import { paymentMiddleware, setSettlementOverrides, x402ResourceServer } from "@x402/express";
 import { NETWORK, NETWORK_V1, USDC, accountOf } from "./lib/chain.mjs";
 
@@ -17,14 +20,27 @@ const channels = new BatchSettlementEvmScheme(payTo, { receiverAuthorizerSigner:
 const resources = new x402ResourceServer(facilitator)
   .register(NETWORK, new ExactEvmScheme())
   .register(NETWORK, new UptoEvmScheme())
-  .register(NETWORK, channels);
+  .register(NETWORK, channels)
+  .registerExtension(bazaarResourceServerExtension);
 
 const option = (scheme, price) => ({ accepts: { scheme, price, network: NETWORK, payTo } });
 const permit2 = amount => ({ amount, asset: USDC, extra: { name: "USD Coin", version: "2", assetTransferMethod: "permit2" } });
+// The receipt is the facilitator's: this server signs none.
+const extensions = {
+  ...declareDiscoveryExtension({
+    input: { question: "How high is K2?" },
+    inputSchema: { properties: { question: { type: "string" } }, required: ["question"] },
+    output: { example: { paid: "/extended" } },
+  }),
+  ...declareOfferReceiptExtension({ includeTxHash: true }),
+  [PAYMENT_IDENTIFIER]: declarePaymentIdentifierExtension(true),
+};
 const routes = {
   "GET /exact": option("exact", "$0.01"),
   "GET /exact-permit2": option("exact", permit2("20000")),
   "GET /exact-unapproved": { ...option("exact", permit2("20000")), extensions: declareEip2612GasSponsoringExtension() },
+  "GET /extended": { ...option("exact", "$0.01"), description: "Answers", mimeType: "application/json", extensions },
+  "GET /extended/:part": { ...option("exact", "$0.01"), extensions },
   "GET /upto": option("upto", "$0.10"),
   "GET /upto-nothing": option("upto", "$0.10"),
   "GET /channel": option("batch-settlement", "$0.01"),
@@ -72,10 +88,10 @@ app.get("/v1/exact", async (request, response) => {
 app.use(paymentMiddleware(routes, resources));
 for (const route of Object.keys(routes)) {
   const path = route.split(" ")[1];
-  app.get(path, (_, response) => {
+  app.get(path, (request, response) => {
     if (path === "/upto") setSettlementOverrides(response, { amount: "12345" });
     if (path === "/upto-nothing") setSettlementOverrides(response, { amount: "0" });
-    response.json({ paid: path });
+    response.json({ paid: request.path });
   });
 }
 const server = app.listen(0, "127.0.0.1", () => console.log(`listening http://127.0.0.1:${server.address().port}`));

@@ -5,6 +5,7 @@ mod auth;
 mod body;
 mod completions;
 mod connections;
+mod discovery;
 mod error;
 mod gateway;
 mod heartbeat;
@@ -47,6 +48,7 @@ pub fn router(ctx: SharedCtx) -> Router {
         .route("/batches/{id}", get(state::batch))
         .route("/accounts/{payer}", get(state::account))
         .route("/nodes", get(state::nodes))
+        .route("/discovery/resources", get(discovery::resources))
         .route("/settle/{job}", get(gateway::job))
         .route("/usage", get(usage::usage))
         .route("/health", get(usage::health))

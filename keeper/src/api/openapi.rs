@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{completions, gateway, heartbeat, ops, orders, receipts, state, usage, x402};
+use super::{completions, discovery, gateway, heartbeat, ops, orders, receipts, state, usage, x402};
 
 /// The document.
 #[derive(OpenApi)]
@@ -28,6 +28,7 @@ use super::{completions, gateway, heartbeat, ops, orders, receipts, state, usage
         x402::verify,
         x402::settle,
         x402::supported,
+        discovery::resources,
         gateway::settle_data,
         gateway::job,
         heartbeat::heartbeat,

@@ -4,6 +4,7 @@ use alloy::primitives::{Address, B256};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::receipt::payment::rail;
 use crate::store::payments::Payment;
 
 /// A list.
@@ -60,7 +61,7 @@ impl From<Payment> for PaymentLine {
         let new = payment.new;
         Self {
             payment_id: new.payment_id,
-            rail: if new.scheme == "batch-settlement" { "channel" } else { "direct" },
+            rail: rail(new.scheme),
             settlement_id: payment.settlement_id,
             joined: payment.joined,
             payer: new.payer,

@@ -16,6 +16,7 @@ use super::error::{ApiError, ApiResult, ErrorBody};
 use super::payments::{ListedPayments, PaymentLine, to_csv as payments_csv};
 use crate::ctx::SharedCtx;
 use crate::error::Code;
+use crate::receipt::payment::{self, PaymentFile};
 use crate::receipt::{ReceiptFile, assemble};
 use crate::store::evidence::{self, Filter, Line};
 use crate::store::payments;
@@ -37,16 +38,35 @@ pub fn id(text: &str) -> ApiResult<B256> {
     text.parse().map_err(|_| ApiError::new(Code::Malformed, "the id in the path must be 32 bytes as 0x-hexadecimal"))
 }
 
-/// One receipt file, as far as its settlement has come.
-#[utoipa::path(get, path = "/receipts/{settlementId}", tag = "receipts",
-    params(("settlementId" = String, Path, description = "0x-hexadecimal")),
-    responses((status = 200, body = ReceiptFile), (status = "4XX", body = ErrorBody)))]
-pub async fn one(State(ctx): State<SharedCtx>, path: PathText, headers: HeaderMap) -> ApiResult<Json<ReceiptFile>> {
+/// A receipt file.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum AnyReceipt {
+    /// Of an order's inference.
+    Order(Box<ReceiptFile>),
+    /// Of an x402 payment.
+    Payment(Box<PaymentFile>),
+}
+
+/// One receipt file, as far as its settlement has come: of an inference by its settlement id, of an x402 payment by its payment id.
+#[utoipa::path(get, path = "/receipts/{id}", tag = "receipts",
+    params(("id" = String, Path, description = "settlement id or payment id, 0x-hexadecimal")),
+    responses((status = 200, body = AnyReceipt), (status = "4XX", body = ErrorBody)))]
+pub async fn one(State(ctx): State<SharedCtx>, path: PathText, headers: HeaderMap) -> ApiResult<Json<AnyReceipt>> {
     let reader = reader(&ctx, &headers).await?;
-    let file = assemble::file(&ctx, id(&text(path)?)?).await?;
-    // Another payer's receipt is not told apart from none.
-    let file = file.filter(|file| reader.may_read(file.receipt.payer));
-    file.map(Json).ok_or_else(|| ApiError::new(Code::NotFound, "no receipt of yours has this settlement id"))
+    let id = id(&text(path)?)?;
+    // Another's receipt is not told apart from none.
+    let missing = || ApiError::new(Code::NotFound, "no receipt of yours has this id");
+    if let Some(file) = assemble::file(&ctx, id).await? {
+        let file = Some(file).filter(|file| reader.may_read(file.receipt.payer)).ok_or_else(missing)?;
+        return Ok(Json(AnyReceipt::Order(Box::new(file))));
+    }
+    let own = |file: &PaymentFile| {
+        let payment = &file.payment;
+        reader.may_read(payment.receiver) || payment.payer.is_some_and(|payer| reader.may_read(payer))
+    };
+    let file = payment::file(&ctx, id).await?.filter(own).ok_or_else(missing)?;
+    Ok(Json(AnyReceipt::Payment(Box::new(file))))
 }
 
 /// Which receipts.

@@ -3,7 +3,10 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Extensions, HeaderMap};
+use axum::http::{Extensions, HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::body::bytes;
 use super::error::{ApiResult, ErrorBody};
@@ -30,16 +33,24 @@ pub async fn verify(
 
 /// Settles a payment and waits for its receipt. The same payment again gets the same answer.
 #[utoipa::path(post, path = "/settle", tag = "x402", request_body = Object,
-    responses((status = 200, body = SettledAnswer), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+    responses((status = 200, body = SettledAnswer, headers(("extension-responses" = Option<String>,
+            description = "base64 of {bazaar: {status, rejectedReason?}}, for a payment whose server declared its resource"))),
+        (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub async fn settle(
     State(ctx): State<SharedCtx>,
     extensions: Extensions,
     headers: HeaderMap,
     body: Body,
-) -> ApiResult<Json<SettledAnswer>> {
+) -> ApiResult<Response> {
     let caller = admit(&ctx, &extensions, &headers).await?;
     let body = bytes(body, ctx.config.x402.max_body).await?;
-    Ok(Json(x402::settle(&ctx, &body, caller.key.map(|key| key.hash)).await?))
+    let answer = x402::settle(&ctx, &body, caller.key.map(|key| key.hash)).await?;
+    let told = answer.told.as_ref().and_then(|told| HeaderValue::try_from(BASE64.encode(told.to_string())).ok());
+    let mut response = Json(answer).into_response();
+    if let Some(told) = told {
+        response.headers_mut().insert("extension-responses", told);
+    }
+    Ok(response)
 }
 
 /// Schemes and networks that are settled here.

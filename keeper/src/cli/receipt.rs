@@ -1,6 +1,6 @@
 //! `receipt get|verify|export`: receipt files from a keeper, and their proof without one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use alloy::primitives::{Address, B256};
 use clap::{Args, Subcommand, ValueEnum};
@@ -11,14 +11,15 @@ use super::http::Keeper;
 use super::network::{Network, NetworkArgs};
 use super::output::{Report, bar};
 use crate::chain::rpc::Rpc;
-use crate::receipt::ReceiptFile;
 use crate::receipt::online::online;
+use crate::receipt::payment::{self, PaymentFile};
 use crate::receipt::verify::{Check, all_ok, offline};
+use crate::receipt::{ReceiptFile, payment_verify};
 
 /// Receipts.
 #[derive(Debug, Subcommand)]
 pub enum ReceiptCommand {
-    /// Print the receipt file of a settlement
+    /// Print the receipt file of a settlement or an x402 payment
     Get(Get),
     /// Check receipt files: offline, and against the chains with --rpc and --og-rpc
     Verify(Verify),
@@ -29,8 +30,8 @@ pub enum ReceiptCommand {
 /// One receipt.
 #[derive(Args, Debug)]
 pub struct Get {
-    /// Settlement id
-    settlement_id: B256,
+    /// Settlement id of an inference, or id of an x402 payment
+    id: B256,
     #[command(flatten)]
     network: NetworkArgs,
 }
@@ -54,6 +55,9 @@ pub struct Export {
     /// Only of this payer
     #[arg(long)]
     payer: Option<Address>,
+    /// What was paid by: order, or x402
+    #[arg(long, value_enum, default_value_t = Rail::Order)]
+    rail: Rail,
     /// Only of this node
     #[arg(long)]
     node: Option<B256>,
@@ -68,6 +72,13 @@ pub struct Export {
     format: Format,
     #[command(flatten)]
     network: NetworkArgs,
+}
+
+/// How it was paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Rail {
+    Order,
+    X402,
 }
 
 /// Form of an export.
@@ -91,7 +102,7 @@ impl ReceiptCommand {
 impl Get {
     async fn run(&self) -> Result<Report> {
         let network = self.network.load()?;
-        let file = Keeper::new(network.keeper_url()?)?.get(&format!("/receipts/{}", self.settlement_id)).await?;
+        let file = Keeper::new(network.keeper_url()?)?.get(&format!("/receipts/{}", self.id)).await?;
         // The file is the output in both forms: it is meant to be redirected.
         let text = serde_json::to_string_pretty(&file).map_err(|error| Failure::new("malformed", error.to_string()))?;
         Ok(Report { json: file, text, ok: true })
@@ -107,17 +118,12 @@ impl Verify {
         let mut lines = Vec::new();
         let mut ok = true;
         for path in &self.files {
-            let file: ReceiptFile = read_json(path)?;
-            let mut checks = offline(&file);
-            checks.extend(foreign(&file, &network));
-            if let Some(chains) = &chains {
-                checks.push(chains.right_ones(&file).await);
-                checks.extend(online(&file, &chains.base, &chains.opengradient).await);
-            }
+            let AnyFile { id, state, checks } = AnyFile::check(path, &network, chains.as_ref()).await?;
             ok &= all_ok(&checks);
-            lines.extend(told(&file, &checks, self.files.len() > 1));
-            results.push(json!({ "file": path, "settlementId": file.settlement_id, "state": file.state,
-                "ok": all_ok(&checks), "checks": checks }));
+            lines.extend(told(&format!("{id}  {state}"), &checks, self.files.len() > 1));
+            results.push(
+                json!({ "file": path, "settlementId": id, "state": state, "ok": all_ok(&checks), "checks": checks }),
+            );
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -145,28 +151,62 @@ impl Chains {
             _ => Err(Failure::usage("missing_setting", "checking the chains needs both --rpc and --og-rpc")),
         }
     }
+}
 
-    /// Whether the URLs serve the chains that the file names.
-    async fn right_ones(&self, file: &ReceiptFile) -> Check {
-        let expected =
-            [(&self.base, file.network.base_chain_id), (&self.opengradient, file.network.opengradient_chain_id)];
-        for (rpc, expected) in expected {
-            let wrong = rpc.reported_chain_ids().await.into_iter().find_map(|(url, reported)| match reported {
-                Ok(actual) if actual == expected => None,
-                Ok(actual) => Some(format!("{url} is chain {actual}, the receipt is of chain {expected}")),
-                Err(failure) => Some(failure.to_string()),
-            });
-            if let Some(detail) = wrong {
-                return Check { name: "chain_ids", ok: false, detail };
+/// A file of either schema, checked.
+struct AnyFile {
+    id: B256,
+    state: String,
+    checks: Vec<Check>,
+}
+
+impl AnyFile {
+    async fn check(path: &Path, network: &Network, chains: Option<&Chains>) -> Result<Self> {
+        let value: Value = read_json(path)?;
+        let malformed = |error: serde_json::Error| Failure::usage("malformed", format!("{}: {error}", path.display()));
+        if value["schema"] == payment::SCHEMA {
+            let file: PaymentFile = serde_json::from_value(value).map_err(malformed)?;
+            let mut checks = payment_verify::offline(&file);
+            checks.extend(foreign(&[(network.base.ledger, file.network.ledger)]));
+            if let Some(chains) = chains {
+                checks.push(right_ones(&[(&chains.base, file.network.base_chain_id)]).await);
+                checks.extend(payment_verify::online(&file, &chains.base).await);
             }
+            return Ok(Self { id: file.payment_id, state: file.state, checks });
         }
-        Check { name: "chain_ids", ok: true, detail: "the chains that the receipt names".to_owned() }
+        let file: ReceiptFile = serde_json::from_value(value).map_err(malformed)?;
+        let mut checks = offline(&file);
+        let ours = [(network.base.escrow, file.network.escrow), (network.base.ledger, file.network.ledger)];
+        checks.extend(foreign(&ours));
+        if let Some(chains) = chains {
+            let named = [
+                (&chains.base, file.network.base_chain_id),
+                (&chains.opengradient, file.network.opengradient_chain_id),
+            ];
+            checks.push(right_ones(&named).await);
+            checks.extend(online(&file, &chains.base, &chains.opengradient).await);
+        }
+        Ok(Self { id: file.settlement_id, state: file.state, checks })
     }
 }
 
+/// Whether the URLs serve the chains that a file names.
+async fn right_ones(expected: &[(&Rpc, u64)]) -> Check {
+    for (rpc, expected) in expected {
+        let wrong = rpc.reported_chain_ids().await.into_iter().find_map(|(url, reported)| match reported {
+            Ok(actual) if actual == *expected => None,
+            Ok(actual) => Some(format!("{url} is chain {actual}, the receipt is of chain {expected}")),
+            Err(failure) => Some(failure.to_string()),
+        });
+        if let Some(detail) = wrong {
+            return Check { name: "chain_ids", ok: false, detail };
+        }
+    }
+    Check { name: "chain_ids", ok: true, detail: "the chains that the receipt names".to_owned() }
+}
+
 /// A receipt that holds by itself may still be of other contracts than the ones we trust.
-fn foreign(file: &ReceiptFile, network: &Network) -> Option<Check> {
-    let ours = [(network.base.escrow, file.network.escrow), (network.base.ledger, file.network.ledger)];
+fn foreign(ours: &[(Address, Address)]) -> Option<Check> {
     let known = ours.iter().any(|(known, _)| !known.is_zero());
     known.then(|| {
         let ok = ours.iter().all(|(known, actual)| known.is_zero() || known == actual);
@@ -177,16 +217,15 @@ fn foreign(file: &ReceiptFile, network: &Network) -> Option<Check> {
 }
 
 /// One line when all is well with one of many, all lines otherwise.
-fn told(file: &ReceiptFile, checks: &[Check], brief: bool) -> Vec<String> {
+fn told(head: &str, checks: &[Check], brief: bool) -> Vec<String> {
     if brief && all_ok(checks) {
-        return vec![format!("ok      {}  {}", file.settlement_id, file.state)];
+        return vec![format!("ok      {head}")];
     }
-    let head = format!("{}  {}", file.settlement_id, file.state);
     let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
     let line = |check: &Check| {
         format!("  {}  {:<width$}  {}", if check.ok { "ok    " } else { "FAILED" }, check.name, check.detail)
     };
-    std::iter::once(head).chain(checks.iter().map(line)).collect()
+    std::iter::once(head.to_owned()).chain(checks.iter().map(line)).collect()
 }
 
 impl Export {
@@ -197,6 +236,7 @@ impl Export {
             Format::Json => "format=json".to_owned(),
             Format::Csv => "format=csv".to_owned(),
         }];
+        query.extend((self.rail == Rail::X402).then(|| "rail=x402".to_owned()));
         query.extend(self.payer.map(|payer| format!("payer={payer}")));
         query.extend(self.node.map(|node| format!("node={node}")));
         query.extend(self.from.map(|from| format!("from={from}")));

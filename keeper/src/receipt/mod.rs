@@ -2,6 +2,8 @@
 
 pub mod assemble;
 pub mod online;
+pub mod payment;
+pub mod payment_verify;
 pub mod verify;
 
 use std::collections::BTreeMap;

@@ -7,8 +7,8 @@ use quittance_bindings::ledger::SettlementLedger;
 use quittance_bindings::typed::{Leaf, Receipt};
 use quittance_bindings::{InferenceEscrow, KeeperRegistry, NodeRegistry, SettlementInbox};
 
-use super::ReceiptFile;
 use super::verify::Check;
+use super::{KeeperEvidence, ReceiptFile};
 use crate::chain::rpc::Rpc;
 
 /// Asks both chains about what the file names. What is not settled or recorded yet is not asked.
@@ -20,7 +20,7 @@ pub async fn online(file: &ReceiptFile, base: &Rpc, opengradient: &Rpc) -> Vec<C
         ),
         Check::new("base_settlement", settlement(file, base).await),
         Check::new("base_node", node(file, base).await),
-        Check::new("base_keeper", keeper(file, base).await),
+        Check::new("base_keeper", keeper(file.network.ledger, file.keeper.as_ref(), base).await),
         Check::new(
             "opengradient_transaction",
             transaction(file.opengradient.transaction, file.opengradient.block, None, opengradient).await,
@@ -35,7 +35,7 @@ async fn view<C: SolCall>(rpc: &Rpc, to: Address, call: &C) -> Result<C::Return,
     C::abi_decode_returns(&answer).map_err(|error| format!("{to} does not answer as expected: {error}"))
 }
 
-async fn transaction(
+pub(super) async fn transaction(
     hash: Option<B256>,
     block: Option<u64>,
     block_hash: Option<B256>,
@@ -106,9 +106,9 @@ async fn node(file: &ReceiptFile, rpc: &Rpc) -> Result<String, String> {
     Ok(format!("version {} of the node has these keys; the escrow knows the order", receipt.nodeVersion))
 }
 
-async fn keeper(file: &ReceiptFile, rpc: &Rpc) -> Result<String, String> {
-    let Some(keeper) = &file.keeper else { return Ok("the keeper signs no receipts".to_owned()) };
-    let registry = view(rpc, file.network.ledger, &SettlementLedger::keepersCall {}).await?;
+pub(super) async fn keeper(ledger: Address, keeper: Option<&KeeperEvidence>, rpc: &Rpc) -> Result<String, String> {
+    let Some(keeper) = keeper else { return Ok("the keeper signed nothing".to_owned()) };
+    let registry = view(rpc, ledger, &SettlementLedger::keepersCall {}).await?;
     let call = KeeperRegistry::isHotKeyCall { keeperId: keeper.keeper_id, key: keeper.key };
     if view(rpc, registry, &call).await? {
         Ok("the key is one of the keeper's now".to_owned())

@@ -80,7 +80,7 @@ pub fn offline(file: &ReceiptFile) -> Vec<Check> {
     checks
 }
 
-fn equal<T: PartialEq + ToString>(what: &str, actual: impl Into<T>, expected: T) -> Result<String, String> {
+pub(super) fn equal<T: PartialEq + ToString>(what: &str, actual: impl Into<T>, expected: T) -> Result<String, String> {
     let actual: T = actual.into();
     if actual == expected {
         Ok(expected.to_string())

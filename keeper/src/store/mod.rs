@@ -35,6 +35,7 @@ pub mod publications;
 pub mod receipts;
 pub mod reconcile;
 pub mod records;
+pub mod resources;
 pub mod searches;
 #[cfg(test)]
 mod statements;

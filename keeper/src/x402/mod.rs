@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 use alloy::primitives::B256;
 use serde_json::json;
 
-use self::extensions::{identifier, receipt};
+use self::extensions::{bazaar, identifier, receipt};
 use self::reasons::{Fault, Reason};
 use self::state::{Facilitator, Network};
 use self::wire::{Kind, Request, SettledAnswer, Supported, Verified};
@@ -61,8 +61,11 @@ pub fn supported(facilitator: &Facilitator) -> Supported {
     signers.sort_unstable();
     signers.dedup();
     let signers = if signers.is_empty() { BTreeMap::new() } else { BTreeMap::from([("eip155:*", signers)]) };
-    let extensions =
-        if kinds.is_empty() { Vec::new() } else { vec![sponsor::EIP2612, identifier::NAME, receipt::NAME] };
+    let extensions = if kinds.is_empty() {
+        Vec::new()
+    } else {
+        vec![sponsor::EIP2612, identifier::NAME, receipt::NAME, bazaar::NAME]
+    };
     Supported { kinds, extensions, signers }
 }
 
@@ -169,6 +172,7 @@ impl Asked<'_> {
             error_message: None,
             extra: None,
             extensions: None,
+            told: None,
         }
     }
 }

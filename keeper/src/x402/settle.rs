@@ -17,6 +17,7 @@ use tracing::{Instrument, info_span};
 
 use super::channels;
 use super::evidence::may_be_settled;
+use super::extensions::bazaar;
 use super::outcome::{self, method};
 use super::reverts;
 use super::state::{Lane, Network};
@@ -25,6 +26,7 @@ use crate::ctx::SharedCtx;
 use crate::error::{Error, Result};
 use crate::store::leases::Lease;
 use crate::store::payments::{self, Carrier, Payment, Settled};
+use crate::store::resources;
 use crate::store::searches;
 use crate::store::txs::{self, NewTx};
 use crate::tx::classify::Class;
@@ -37,6 +39,9 @@ const MAX_GAS: u64 = 14_500_000;
 /// Gas of a transaction besides its calls, and of each call besides what it may use.
 const GAS_BASE: u64 = 60_000;
 const GAS_CALL: u64 = 14_000;
+
+/// Entries of the catalogue that are made in one round at most.
+const ENTRIES: i64 = 20;
 
 /// Settles the payments of a network until `stop`.
 ///
@@ -104,7 +109,28 @@ impl Settler {
         for carrier in payments::carriers_to_read(self.ctx.store.read(), self.chain_id()).await? {
             self.read(carrier).await?;
         }
-        self.send().await
+        let more = self.send().await?;
+        // After the money: an entry that cannot be made is tried again, and keeps nobody waiting.
+        if let Err(error) = self.catalogue().await {
+            tracing::warn!(code = error.code(), %error, "the catalogue of resources was not written");
+        }
+        Ok(more)
+    }
+
+    /// Makes the catalogue's entries of payments that were settled.
+    async fn catalogue(&self) -> Result<()> {
+        for (id, request, settled_ms) in resources::to_list(self.ctx.store.read(), self.chain_id(), ENTRIES).await? {
+            let entry = bazaar::entry(&request);
+            let mut tx = self.lease.write(&self.ctx.store).await?;
+            if resources::listed(&mut tx, id).await? {
+                match &entry {
+                    Ok(entry) => resources::put(&mut tx, entry, settled_ms, resources::MOST).await?,
+                    Err(reason) => tracing::info!(payment = %id, reason, "the resource is not catalogued"),
+                }
+            }
+            tx.commit().await?;
+        }
+        Ok(())
     }
 
     /// A transaction whose payments have their results: they are final with its block, or open again without it.

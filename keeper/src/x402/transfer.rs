@@ -1,6 +1,6 @@
 //! Schemes `exact` and `upto` from request to answer.
 
-use alloy::primitives::keccak256;
+use alloy::primitives::{Address, keccak256};
 use quittance_bindings::x402_forwarder::IX402Forwarder::Call;
 
 use super::evidence::proven_spent;
@@ -20,19 +20,22 @@ use crate::store::payments::{self, NewPayment, Payment, Settled};
 use crate::types::PaymentState;
 
 /// Checks a payment by itself; `now` in unix seconds, `None` to leave the clock out.
-fn check(network: &Network, request: &Request, charge: Charge, now: Option<u64>) -> Result<Checked, Fault> {
+///
+/// # Errors
+/// The first rule that does not hold.
+pub fn check(forwarder: Address, request: &Request, charge: Charge, now: Option<u64>) -> Result<Checked, Fault> {
     let upto = request.requirements.scheme == "upto";
     let permit2 = upto || (request.version == 2 && request.payload.get("permit2Authorization").is_some());
     if !permit2 {
         return exact::check(request, now);
     }
     let charge = if upto { charge } else { Charge::All };
-    permit2::check(request, charge, network.config.forwarder, now)
+    permit2::check(request, charge, forwarder, now)
 }
 
 /// Whether a payment would be settled now.
 pub(super) async fn verify(ctx: &Ctx, network: &Network, request: &Request) -> Result<Verified> {
-    let (plan, deferred) = match check(network, request, Charge::All, Some(ctx.clock.now())) {
+    let (plan, deferred) = match check(network.config.forwarder, request, Charge::All, Some(ctx.clock.now())) {
         Ok(checked) => checked,
         Err(fault) => return Ok(fault.into()),
     };
@@ -68,7 +71,7 @@ fn spent(plan: &Plan) -> Fault {
 /// Settles a payment, or answers what came of it before.
 pub(super) async fn settle(ctx: &Ctx, asked: &Asked<'_>) -> Result<SettledAnswer> {
     let (network, request) = (asked.network, asked.request);
-    match check(network, request, Charge::Asked, None) {
+    match check(network.config.forwarder, request, Charge::Asked, None) {
         Err(fault) => return Ok(asked.refused(fault)),
         Ok((plan, None)) => {
             if let Some(known) = payments::get(ctx.store.read(), plan.payment_id).await?
@@ -80,7 +83,7 @@ pub(super) async fn settle(ctx: &Ctx, asked: &Asked<'_>) -> Result<SettledAnswer
         // What is wrong comes out below, after the signature.
         Ok((_, Some(_))) => {}
     }
-    let (plan, deferred) = match check(network, request, Charge::Asked, Some(ctx.clock.now())) {
+    let (plan, deferred) = match check(network.config.forwarder, request, Charge::Asked, Some(ctx.clock.now())) {
         Ok(checked) => checked,
         Err(fault) => return Ok(asked.refused(fault)),
     };

@@ -8,14 +8,14 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::Asked;
-use super::extensions::receipt;
+use super::extensions::{bazaar, receipt};
 use super::reasons::{Fault, Reason};
 use super::wire::SettledAnswer;
 use crate::crash;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::store::payments::{self, NewPayment, Payment, Settled};
-use crate::store::{identifiers, searches};
+use crate::store::{identifiers, resources, searches};
 use crate::types::PaymentState;
 
 /// Looks at the store without a hint: another keeper may settle.
@@ -92,6 +92,9 @@ pub async fn accept(ctx: &Ctx, asked: &Asked<'_>, new: &NewPayment, start: Start
         tx.rollback().await?;
         return Ok(Accepted::Known(Box::new(known)));
     }
+    if bazaar::declared(asked.request) {
+        resources::declare(&mut tx, new.payment_id).await?;
+    }
     match start {
         Start::Waits => {}
         Start::Settled(settled) => {
@@ -131,6 +134,8 @@ fn result(ctx: &Ctx, asked: &Asked<'_>, payment: &Payment) -> Option<SettledAnsw
         extra: payment.extra.as_deref().and_then(|extra| serde_json::from_str(extra).ok()),
         extensions: receipt::answer(ctx.keys.receipt.as_ref(), asked.request, payment)
             .map(|answer| json!({ receipt::NAME: answer })),
+        told: (success && bazaar::declared(asked.request) && payment.tx_hash.is_some())
+            .then(|| json!({ bazaar::NAME: bazaar::outcome(asked.body) })),
     })
 }
 

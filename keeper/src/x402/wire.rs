@@ -237,6 +237,9 @@ pub struct SettledAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub extensions: Option<Value>,
+    /// For the server only, by name of extension (`EXTENSION-RESPONSES`).
+    #[serde(skip)]
+    pub told: Option<Value>,
 }
 
 impl SettledAnswer {
@@ -252,6 +255,7 @@ impl SettledAnswer {
             error_message: Some(fault.message),
             extra: None,
             extensions: None,
+            told: None,
         }
     }
 }

@@ -8,10 +8,14 @@ use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::providers::Provider;
 use alloy::signers::SignerSync;
 use alloy::sol_types::{SolCall, SolStruct, SolValue, eip712_domain};
+use quittance::chain::rpc::Rpc;
 use quittance::crash;
 use quittance::devnet::deploy::{USDC, fund};
 use quittance::devnet::keys::Key;
 use quittance::devnet::sender::Sender;
+use quittance::receipt::payment::PaymentFile;
+use quittance::receipt::payment_verify;
+use quittance::receipt::verify::all_ok;
 use quittance::tx::{fees, signer};
 use quittance::x402::contracts::batch::{ChannelConfig, Voucher};
 use quittance::x402::contracts::{
@@ -196,6 +200,45 @@ async fn x402_payments_are_settled_once_and_answered_alike() {
     listed_for_accounts(&net, &payer).await;
     one_identifier_one_payment(&net, &payer).await;
     receipt_in_the_answer(&net, &payer).await;
+    receipt_files(&net).await;
+}
+
+/// Every settled payment has a file that holds by itself and against the chain; a change in it is found.
+async fn receipt_files(net: &Net) {
+    let list: Value =
+        net.http.get(format!("{}/receipts?rail=x402", net.url())).send().await.unwrap().json().await.unwrap();
+    let ids: Vec<&str> =
+        list["receipts"].as_array().unwrap().iter().map(|line| line["paymentId"].as_str().unwrap()).collect();
+    assert!(ids.len() > 8, "{list}");
+    let config = &net.devnet.config.base;
+    let base = Rpc::new(config.chain_id, &config.rpc).unwrap();
+    let mut amounts = Vec::new();
+    for id in &ids {
+        let answer = net.http.get(format!("{}/receipts/{id}", net.url())).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+        let file: PaymentFile = answer.json().await.unwrap();
+        let mut checks = payment_verify::offline(&file);
+        checks.extend(payment_verify::online(&file, &base).await);
+        assert!(all_ok(&checks), "{file:?}: {checks:?}");
+        assert!(file.keeper.is_some() && ["included", "safe", "final"].contains(&file.state.as_str()), "{file:?}");
+        amounts.push(file.payment.amount.clone());
+        if file.transaction.is_some() {
+            let wrong = PaymentFile { payment_id: B256::ZERO, ..file.clone() };
+            let mut more = file.clone();
+            more.payment.receiver = fresh();
+            for changed in [wrong, more] {
+                let found = payment_verify::offline(&changed);
+                assert!(!all_ok(&found), "{found:?}");
+            }
+            let mut elsewhere = file;
+            elsewhere.payment.receiver = fresh();
+            let found = payment_verify::online(&elsewhere, &base).await;
+            assert!(found.iter().any(|check| check.name == "transfer" && !check.ok), "{found:?}");
+        }
+    }
+    assert!(amounts.contains(&"1234".to_owned()) && amounts.contains(&"0".to_owned()), "{amounts:?}");
+    let unknown = net.http.get(format!("{}/receipts/{}", net.url(), B256::repeat_byte(1))).send().await.unwrap();
+    assert_eq!(unknown.status().as_u16(), 404);
 }
 
 /// The extension offer-receipt: signed by the keeper, the same each time.

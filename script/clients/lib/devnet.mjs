@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { Chain } from "./chain.mjs";
 import { ROOT, serve, stopAll, whenLost } from "./child.mjs";
 
-/** Calls `work` with the devnet's network file and its Base. `$DEVNET` names the network file of one that runs already. */
+/** Calls `work` with the devnet's network, its file and its Base. `$DEVNET` names the network file of one that runs already. */
 export async function withDevnet(work) {
   const dir = mkdtempSync(join(tmpdir(), "quittance-clients-"));
   try {
@@ -16,7 +16,7 @@ export async function withDevnet(work) {
       file = (await serve(program, ["devnet", "--dir", dir], {}, found)).value;
     }
     const network = JSON.parse(readFileSync(file, "utf8"));
-    return await Promise.race([work({ network, chain: new Chain(network.base.rpc), dir }), whenLost]);
+    return await Promise.race([work({ network, file, chain: new Chain(network.base.rpc), dir }), whenLost]);
   } finally {
     await stopAll();
     rmSync(dir, { recursive: true, force: true });
