@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::body::drain;
 use super::error::{ErrorBody, GatewayError, GatewayResult};
 use super::orders::wants_async;
+use super::x402;
 use crate::admission::caller::{Caller, caller};
 use crate::admission::{Route, count_all, count_caller};
 use crate::clock::iso;
@@ -113,7 +114,7 @@ fn private(asynchronous: bool) -> Response {
     if asynchronous { accepted(body) } else { Json(body).into_response() }
 }
 
-fn accepted(body: Value) -> Response {
+pub(super) fn accepted(body: Value) -> Response {
     (StatusCode::ACCEPTED, [("preference-applied", "respond-async")], Json(body)).into_response()
 }
 
@@ -233,9 +234,9 @@ fn job_of(kind: &str, id: B256, taken: &Taken, stored: &jobs::Stored) -> Value {
     job
 }
 
-/// How far a job is: a proof (`settlement-…` or a bare settlement id).
+/// How far a job is: a proof (`settlement-…` or a bare settlement id) or an x402 payment (`payment-…`).
 #[utoipa::path(get, path = "/settle/{job}", tag = "gateway",
-    params(("job" = String, Path, description = "jobId, or a settlement id")),
+    params(("job" = String, Path, description = "jobId, a settlement id, or an x402 payment's id")),
     responses(
         (status = 200, description = "{jobId, queue, status: queued | processing | succeeded | failed, createdAt, updatedAt, \
                                       result?, error?}"),
@@ -246,9 +247,12 @@ pub async fn job(State(ctx): State<SharedCtx>, Path(name): Path<String>) -> Gate
         GatewayError::from(Refusal::new(Code::NotFound, format!("Settlement job not found: {shown}")))
     };
     let id = name.rsplit('-').next().and_then(|id| id.parse::<B256>().ok()).ok_or_else(missing)?;
+    if name.starts_with("payment-") {
+        return Ok(Json(x402::job(&ctx, id).await?.ok_or_else(missing)?));
+    }
     let (Some(taken), Some(stored)) = (handed_in::find(&ctx.store, id).await?, jobs::find(&ctx.store, id).await?)
     else {
-        return Err(missing());
+        return Ok(Json(x402::job(&ctx, id).await?.ok_or_else(missing)?));
     };
     let kind = stored.kind.clone().unwrap_or_else(|| "batch".to_owned());
     Ok(Json(job_of(&kind, id, &taken, &stored)))

@@ -1,5 +1,6 @@
 //! `POST /verify`, `POST /settle`, `GET /supported`: the x402 facilitator. Outcomes of the protocol are always 200.
 
+use alloy::primitives::B256;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -7,15 +8,22 @@ use axum::http::{Extensions, HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
 
 use super::body::bytes;
 use super::error::{ApiResult, ErrorBody};
+use super::gateway::accepted;
+use super::orders::wants_async;
 use crate::admission::caller::{Caller, caller};
 use crate::admission::pressure::{Shed, refuse};
 use crate::admission::{Route, count_all, count_caller};
+use crate::clock::iso;
 use crate::ctx::{Ctx, SharedCtx};
-use crate::x402;
+use crate::error::Error;
+use crate::store::payments;
+use crate::types::PaymentState;
 use crate::x402::wire::{SettledAnswer, Supported, Verified};
+use crate::x402::{self, networks};
 
 /// Whether a payment would be settled now. Nothing is stored.
 #[utoipa::path(post, path = "/verify", tag = "x402", request_body = Object,
@@ -31,9 +39,13 @@ pub async fn verify(
     Ok(Json(x402::verify(&ctx, &body).await?))
 }
 
-/// Settles a payment and waits for its receipt. The same payment again gets the same answer.
+/// Settles a payment and waits for its receipt. The same payment again gets the same answer. With `Prefer: respond-async` a
+/// payment that is stored and has no result yet is answered at once, as a job.
 #[utoipa::path(post, path = "/settle", tag = "x402", request_body = Object,
-    responses((status = 200, body = SettledAnswer, headers(("extension-responses" = Option<String>,
+    params(("Prefer" = Option<String>, Header, description = "respond-async: answer 202 with a job")),
+    responses((status = 202, description = "On its way: {paymentJob: {jobId, queue, status, createdAt, updatedAt, result?, \
+            error?}}, see /settle/{job}"),
+        (status = 200, body = SettledAnswer, headers(("extension-responses" = Option<String>,
             description = "base64 of {bazaar: {status, rejectedReason?}}, for a payment whose server declared its resource"))),
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub async fn settle(
@@ -44,13 +56,53 @@ pub async fn settle(
 ) -> ApiResult<Response> {
     let caller = admit(&ctx, &extensions, &headers).await?;
     let body = bytes(body, ctx.config.x402.max_body).await?;
-    let answer = x402::settle(&ctx, &body, caller.key.map(|key| key.hash)).await?;
+    let answer = x402::settle(&ctx, &body, caller.key.map(|key| key.hash), wants_async(&headers)).await?;
+    if let Some(id) = answer.job {
+        let job = job(&ctx, id).await?;
+        return Ok(accepted(json!({ "paymentJob": job })));
+    }
     let told = answer.told.as_ref().and_then(|told| HeaderValue::try_from(BASE64.encode(told.to_string())).ok());
     let mut response = Json(answer).into_response();
     if let Some(told) = told {
         response.headers_mut().insert("extension-responses", told);
     }
     Ok(response)
+}
+
+/// How far a payment is, as a job of OpenGradient's facilitator; `None` for an unknown one.
+pub(super) async fn job(ctx: &Ctx, payment_id: B256) -> Result<Option<Value>, Error> {
+    let Some(payment) = payments::get(ctx.store.read(), payment_id).await? else { return Ok(None) };
+    let new = &payment.new;
+    let status = match payment.state {
+        PaymentState::Accepted => "queued",
+        PaymentState::Queued | PaymentState::Searching => "processing",
+        PaymentState::Settled => "succeeded",
+        PaymentState::Failed => "failed",
+    };
+    let sent = match payment.tx_id {
+        Some(tx_id) if payment.state == PaymentState::Queued => payments::sent_as(ctx.store.read(), tx_id).await?,
+        _ => payment.tx_hash,
+    };
+    let settled = payment.state == PaymentState::Settled;
+    let mut job = json!({
+        "jobId": format!("payment-{payment_id}"),
+        "queue": "settle-payment",
+        "status": status,
+        "createdAt": iso(payment.created_ms),
+        "updatedAt": iso(payment.updated_ms),
+        "result": {
+            "success": settled,
+            "transaction": sent.map(|hash| hash.to_string()).unwrap_or_default(),
+            "network": networks::name(new.chain_id),
+            "payer": new.payer,
+            "amount": settled.then(|| new.amount.to_string()),
+            "errorReason": payment.reason,
+        },
+    });
+    if payment.state == PaymentState::Failed {
+        job["error"] = json!(payment.message);
+    }
+    Ok(Some(job))
 }
 
 /// Schemes and networks that are settled here.

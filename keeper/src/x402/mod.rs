@@ -111,11 +111,12 @@ pub async fn verify(ctx: &Ctx, body: &[u8]) -> Result<Verified> {
     Ok(verified)
 }
 
-/// Settles a payment, or answers what its settlement came to. `api_key` is the hash of the caller's key.
+/// Settles a payment, or answers what its settlement came to. `api_key` is the hash of the caller's key; `at_once` answers as
+/// soon as the payment is stored, with its id in `job` while it has no result.
 ///
 /// # Errors
 /// `rate_limited` for a payer that settles too often; `store_failed`, `store_corrupt`.
-pub async fn settle(ctx: &Ctx, body: &[u8], api_key: Option<B256>) -> Result<SettledAnswer> {
+pub async fn settle(ctx: &Ctx, body: &[u8], api_key: Option<B256>, at_once: bool) -> Result<SettledAnswer> {
     let (outline, read) = Request::parse(body);
     let refused = |fault: Fault| {
         let fault = Fault { payer: fault.payer.or(outline.payer), ..fault };
@@ -126,7 +127,7 @@ pub async fn settle(ctx: &Ctx, body: &[u8], api_key: Option<B256>) -> Result<Set
         Ok(request) => match network(ctx, &request) {
             Err(fault) => refused(fault),
             Ok(network) => {
-                let asked = Asked { network, request: &request, body, api_key };
+                let asked = Asked { network, request: &request, body, api_key, at_once };
                 match request.requirements.scheme.as_str() {
                     "exact" | "upto" => transfer::settle(ctx, &asked).await?,
                     "batch-settlement" => batch::settle(ctx, &asked).await?,
@@ -135,7 +136,7 @@ pub async fn settle(ctx: &Ctx, body: &[u8], api_key: Option<B256>) -> Result<Set
             }
         },
     };
-    if !answer.success {
+    if !answer.success && answer.job.is_none() {
         let reason = answer.error_reason.as_deref().unwrap_or_default();
         let known = Reason::ALL.iter().find(|known| known.as_str() == reason).map_or("other", |known| known.as_str());
         metrics::counter!("quittance_x402_refused_total", "reason" => known).increment(1);
@@ -152,6 +153,8 @@ pub struct Asked<'a> {
     pub body: &'a [u8],
     /// Hash of the caller's key.
     pub api_key: Option<B256>,
+    /// The caller does not wait for the result.
+    pub at_once: bool,
 }
 
 impl Asked<'_> {
@@ -173,6 +176,7 @@ impl Asked<'_> {
             extra: None,
             extensions: None,
             told: None,
+            job: None,
         }
     }
 }

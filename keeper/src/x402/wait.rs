@@ -21,7 +21,7 @@ use crate::types::PaymentState;
 /// Looks at the store without a hint: another keeper may settle.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Waits for the result of a payment; `settlement_pending` when it takes too long. Nothing is called failed that may still be paid.
+/// Waits for the result of a payment, if its caller does; `settlement_pending` when it takes too long. Nothing is called failed that may still be paid.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
@@ -37,6 +37,12 @@ pub async fn for_result(ctx: &Ctx, asked: &Asked<'_>, payment_id: B256) -> Resul
         let payment = payment.ok_or_else(missing)?;
         if let Some(answer) = result(ctx, asked, &payment) {
             return Ok(answer);
+        }
+        if asked.at_once {
+            let fault =
+                Fault::new(Reason::SettlementPending, "the payment is stored: its job tells what becomes of it");
+            let fault = Fault { payer: payment.new.payer, ..fault };
+            return Ok(SettledAnswer { job: Some(payment_id), ..asked.refused(fault) });
         }
         if Instant::now() >= deadline || ctx.closing.is_cancelled() {
             match pending(ctx, asked, &payment).await? {
@@ -136,6 +142,7 @@ fn result(ctx: &Ctx, asked: &Asked<'_>, payment: &Payment) -> Option<SettledAnsw
             .map(|answer| json!({ receipt::NAME: answer })),
         told: (success && bazaar::declared(asked.request) && payment.tx_hash.is_some())
             .then(|| json!({ bazaar::NAME: bazaar::outcome(asked.body) })),
+        job: None,
     })
 }
 

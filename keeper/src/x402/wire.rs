@@ -1,6 +1,6 @@
 //! Requests and answers of the facilitator, versions 1 and 2 of x402. Unknown members are ignored, types are strict.
 
-use alloy::primitives::{Address, U256};
+use alloy::primitives::{Address, B256, U256};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -240,6 +240,9 @@ pub struct SettledAnswer {
     /// For the server only, by name of extension (`EXTENSION-RESPONSES`).
     #[serde(skip)]
     pub told: Option<Value>,
+    /// The payment, for a caller that does not wait for its result.
+    #[serde(skip)]
+    pub job: Option<B256>,
 }
 
 impl SettledAnswer {
@@ -256,6 +259,7 @@ impl SettledAnswer {
             extra: None,
             extensions: None,
             told: None,
+            job: None,
         }
     }
 }

@@ -201,6 +201,38 @@ async fn x402_payments_are_settled_once_and_answered_alike() {
     one_identifier_one_payment(&net, &payer).await;
     receipt_in_the_answer(&net, &payer).await;
     receipt_files(&net).await;
+    a_job_for_those_who_do_not_wait(&net, &payer).await;
+}
+
+/// `Prefer: respond-async`: stored before the answer, settled after it; without the header never 202.
+async fn a_job_for_those_who_do_not_wait(net: &Net, payer: &Payer<'_>) {
+    let to = fresh();
+    let request = payer.exact(to, 17);
+    let ask = || net.http.post(format!("{}/settle", net.url())).header("prefer", "respond-async").json(&request);
+    let first = ask().send().await.unwrap();
+    assert_eq!(first.status().as_u16(), 202, "{}", first.text().await.unwrap());
+    assert_eq!(first.headers()["preference-applied"], "respond-async");
+    let first: Value = first.json().await.unwrap();
+    let id = first["paymentJob"]["jobId"].as_str().unwrap().to_owned();
+    assert!(id.starts_with("payment-0x"), "{first}");
+    let settled = post(net, "/settle", &request).await;
+    assert_eq!(settled["success"], json!(true), "{settled}\n{}", net.log_tail());
+    let job = async |name: &str| -> Value {
+        net.http.get(format!("{}/settle/{name}", net.url())).send().await.unwrap().json().await.unwrap()
+    };
+    for name in [id.as_str(), id.trim_start_matches("payment-")] {
+        let job = job(name).await;
+        assert_eq!((&job["jobId"], &job["status"]), (&json!(id), &json!("succeeded")), "{job}");
+        assert_eq!((&job["result"]["transaction"], &job["result"]["amount"]), (&settled["transaction"], &json!("17")));
+    }
+    let done = ask().send().await.unwrap();
+    assert_eq!(done.status().as_u16(), 200, "it has its result");
+    assert_eq!(done.json::<Value>().await.unwrap(), settled);
+    let refused = net.http.post(format!("{}/settle", net.url())).header("prefer", "respond-async").json(&json!({}));
+    assert_eq!(refused.send().await.unwrap().status().as_u16(), 200, "nothing was stored: there is no job");
+    let missing = net.http.get(format!("{}/settle/payment-{}", net.url(), B256::ZERO)).send().await.unwrap();
+    assert_eq!(missing.status().as_u16(), 404);
+    assert_eq!(usdc(net, to).await, 17);
 }
 
 /// Every settled payment has a file that holds by itself and against the chain; a change in it is found.
