@@ -77,7 +77,7 @@ async fn drive(address: String, requests: Vec<Vec<u8>>, connections: usize, want
     Ok(Outcome { elapsed, latencies, hits })
 }
 
-/// Reads one answer and gives its body; anything but 200 is an error.
+/// Reads one answer and gives its body; anything but 200, or 202 for what is answered later, is an error.
 async fn answer<'b>(stream: &mut TcpStream, buffer: &'b mut Vec<u8>) -> Result<&'b str> {
     buffer.clear();
     let mut whole = None;
@@ -96,7 +96,7 @@ async fn answer<'b>(stream: &mut TcpStream, buffer: &'b mut Vec<u8>) -> Result<&
         }
     }
     let text = std::str::from_utf8(buffer)?;
-    if !text.starts_with("HTTP/1.1 200") {
+    if !text.starts_with("HTTP/1.1 200") && !text.starts_with("HTTP/1.1 202") {
         bail!("not accepted: {text}");
     }
     Ok(text.split_once("\r\n\r\n").map_or("", |(_, body)| body))

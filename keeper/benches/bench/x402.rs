@@ -1,6 +1,7 @@
 //! The x402 facilitator under load, and next to it the stock TypeScript one: same chain, same machine, same requests.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -12,13 +13,17 @@ use alloy::sol_types::SolEvent;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use eyre::{Result, ensure, eyre};
+use quittance::config::Node;
 use quittance::config::limits::Rate;
+use quittance::crypto::RsaKey;
 use quittance::devnet::chains::Anvil;
 use quittance::devnet::deploy::{PERMIT2, USDC, fund};
 use quittance::devnet::keys::Key;
 use quittance::devnet::periods::Periods;
 use quittance::devnet::sender::Sender;
+use quittance::wire::OrderFields;
 use quittance_bindings::DevUSDC;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::http::{self, Outcome};
@@ -55,11 +60,13 @@ impl Facilitator {
 pub async fn run(report: &mut Report, scale: f64) -> Result<()> {
     let mut stage = Stage::new("x402", 4, 1, Periods::default()).await?;
     stage.config.limits.payments.payer = Rate::new(0, 0);
+    let silent = silence(&mut stage)?;
     for network in &mut stage.config.x402.networks {
         // A thousand payments are some twenty transactions: they need not wait for each other's blocks.
         network.in_flight = 8;
     }
     let payers = payers(&stage).await?;
+    stage.fund().await?;
     let (keeper, _) = stage.keeper().await?;
     let stock = Stock::start(&stage).await?;
     let base = &stage.chains.base;
@@ -94,6 +101,10 @@ pub async fn run(report: &mut Report, scale: f64) -> Result<()> {
     same(report, &keeper, base, &payers).await?;
     reverting(report, &keeper, base, &payers).await?;
     proofs(report, &stage, &keeper, scale).await?;
+    // Orders may not begin long before they are handed in.
+    stage.world.now = quittance::clock::Clock::default().now();
+    orders(report, &stage, &keeper, scale).await?;
+    drop(silent);
     report.figure("keeper's peak memory", memory(keeper.pid)?.1, "MiB", Some("≤ 150"));
     report.figure("stock TypeScript's peak memory", memory(stock.pid)?.1, "MiB", None);
     Ok(())
@@ -308,6 +319,46 @@ async fn proofs(report: &mut Report, stage: &Stage, keeper: &Facilitator, scale:
     report.figure("keeper: /settle_data, 64 connections", n / outcome.elapsed.as_secs_f64(), "/s", Some("≥ 5,000"));
     report.figure("  p99", quantile(&outcome.latencies, 0.99) / 1e3, "ms", None);
     report.figure("  its processor time each", (cpu(keeper.pid)? - before) * 1e6 / n, "µs", None);
+    Ok(())
+}
+
+/// Nodes that take a call and never answer, so that no dispatcher works beside the orders that are handed in.
+fn silence(stage: &mut Stage) -> Result<TcpListener> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let node = |(key, _): &(RsaKey, PrivateKeySigner)| Node { id: key.id(), url: Some(url.clone()), meter_key: None };
+    stage.config.nodes = stage.world.nodes.iter().map(node).collect();
+    stage.config.dispatch.concurrency = 1;
+    // Longer than the orders take, shorter than they live.
+    stage.config.dispatch.timeout_ms = 3_600_000;
+    let limits = &mut stage.config.limits;
+    limits.open_orders = u32::MAX;
+    limits.orders.payer = Rate::new(0, 0);
+    Ok(listener)
+}
+
+/// Orders over HTTP: new ones are verified, reserved from the payer's lock and on disk before they are answered; handed in again
+/// they are verified from what is stored, and nothing is written.
+async fn orders(report: &mut Report, stage: &Stage, keeper: &Facilitator, scale: f64) -> Result<()> {
+    let pairs = stage.world.pairs(1_000_000, scaled(30_000, scale, 2_000))?;
+    let bodies = pairs.iter().map(|pair| {
+        let request = RawValue::from_string(String::from_utf8(pair.request.clone())?)?;
+        let signature = format!("0x{}", hex::encode(&pair.order_signature));
+        Ok(json!({ "order": OrderFields::from(&pair.order), "signature": signature, "request": request }).to_string())
+    });
+    let bodies: Vec<String> = bodies.collect::<Result<_>>()?;
+    for (what, target) in [("new orders, durable", None), ("orders verified again", Some("≥ 10,000"))] {
+        let requests =
+            bodies.iter().map(|body| http::post_with(&keeper.address, "/orders", &[("prefer", "respond-async")], body));
+        let before = cpu(keeper.pid)?;
+        let outcome = http::run(&keeper.address, requests.collect(), 64, "\"orderId\"").await?;
+        ensure!(outcome.hits >= pairs.len(), "{} of {} orders were taken", outcome.hits, pairs.len());
+        let n = f64::from(u32::try_from(pairs.len())?);
+        let name = format!("keeper: {what}, 64 connections");
+        report.figure(&name, n / outcome.elapsed.as_secs_f64(), "/s", target);
+        report.figure("  p99", quantile(&outcome.latencies, 0.99) / 1e3, "ms", target.and(Some("< 20")));
+        report.figure("  its processor time each", (cpu(keeper.pid)? - before) * 1e6 / n, "µs", None);
+    }
     Ok(())
 }
 
