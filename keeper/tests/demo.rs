@@ -141,9 +141,11 @@ fn corruption_is_noticed(kept: &Kept) {
 
     let dropin = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "opengradient_dropin");
     assert_eq!(dropin.unwrap()["ok"], true);
-    for (member, value) in [("joined", "window"), ("amount", "10001")] {
+    for (member, value) in
+        [("inference/joined", "window"), ("payment/amount", "10001"), ("payment/resource", "http://x")]
+    {
         let mut gateway = report.clone();
-        gateway["story"]["gateway"]["receipt"][member] = value.into();
+        *gateway.pointer_mut(&format!("/story/gateway/receipt/{member}")).unwrap() = value.into();
         let (code, said) = audit(&kept.write("bad-gateway.json", &gateway));
         assert_eq!((code, failed_checks(&said)), (1, vec!["opengradient_dropin"]), "{said}");
     }

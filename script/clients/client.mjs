@@ -37,9 +37,11 @@ async function perform(request) {
     case "pay": {
       sent = null;
       const response = await client.pay(request.url);
+      const refused = response.status === 402 && response.headers.get("PAYMENT-REQUIRED");
       const header = response.headers.get("PAYMENT-RESPONSE") ?? response.headers.get("X-PAYMENT-RESPONSE");
       return {
         status: response.status,
+        error: refused ? JSON.parse(Buffer.from(refused, "base64").toString()).error : undefined,
         body: await response.json().catch(() => null),
         payment: header && decodePaymentResponseHeader(header),
         payload: sent && JSON.parse(Buffer.from(sent, "base64").toString()),

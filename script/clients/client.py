@@ -56,7 +56,9 @@ class Wallet:
             body = json.loads(body)
         except ValueError:
             body = None
-        return {"status": status, "body": body, "payment": payment}
+        refused = headers.get("PAYMENT-REQUIRED") if status == 402 else None
+        error = json.loads(base64.b64decode(refused)).get("error") if refused else None
+        return {"status": status, "error": error, "body": body, "payment": payment}
 
 
 WALLET = Wallet()

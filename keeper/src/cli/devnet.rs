@@ -214,6 +214,13 @@ async fn keep(deployment: &Deployment, dir: &Path) -> Result<()> {
         "  quittance withdraw --token USDC --amount 1".to_owned(),
         format!("  curl {}/openapi.json", deployment.network.keeper.url),
         format!("  curl {}/supported", deployment.network.keeper.url),
+        String::new(),
+        "Stock x402 clients and an OpenGradient gateway (in the repository):".to_owned(),
+        format!("  export FACILITATOR={} RPC={} PAYER={}", deployment.network.keeper.url, base.rpc, x402_payer.hex()),
+        "  script/clients/run server express".to_owned(),
+        "  script/clients/run pay fetch SERVER/upto".to_owned(),
+        format!("  script/clients/run gateway {shown}"),
+        format!("  script/clients/run ask {shown} GATEWAY"),
     ]);
     // A closed pipe is the reader's choice; the devnet goes on.
     let _ = writeln!(out, "{}", lines.join("\n")).and_then(|()| out.flush());

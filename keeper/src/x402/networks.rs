@@ -19,6 +19,12 @@ const V1: &[(&str, u64)] = &[
     ("story", 1_514),
     ("educhain", 41_923),
     ("skale-base-sepolia", 324_705_682),
+    ("megaeth", 4_326),
+    ("monad", 143),
+    ("stable", 988),
+    ("stable-testnet", 2_201),
+    ("celo", 42_220),
+    ("flare", 14),
 ];
 
 /// The chain id of a network as a version of the protocol names it.

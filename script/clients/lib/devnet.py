@@ -9,5 +9,7 @@ USDC = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
 
 
 def account_of(name):
-    """The account that a name stands for; its key is public on purpose."""
+    """The account of a key in hex, or that a name stands for; the key of a name is public on purpose."""
+    if name.startswith("0x"):
+        return Account.from_key(name)
     return Account.from_key(keccak(text=f"quittance clients key, public on purpose: {name}"))

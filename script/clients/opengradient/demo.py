@@ -1,7 +1,7 @@
 """The gateway of the demonstration: OpenGradient's own middleware (`og-x402`), unmodified, whose facilitator is the keeper. A payer
 with `og-x402`'s own client asks it once; what was paid and handed in is said as one JSON text.
 
-demo.py NETWORK_FILE
+demo.py NETWORK_FILE [GATEWAY_URL]      starts a gateway of its own unless one is named
 """
 
 import base64
@@ -11,6 +11,7 @@ import tempfile
 from importlib.metadata import version
 
 import requests
+from web3 import Web3
 from x402.http import decode_payment_response_header
 
 from devnet import Devnet, account_of
@@ -18,25 +19,29 @@ from play import FIXED_PRICE, HERE, Program, ask, until
 
 
 def main():
-    net = Devnet(sys.argv[1])
+    path, *url = sys.argv[1:]
+    net = Devnet(path)
     payer, receiver = account_of("gateway payer"), account_of("gateway")
     net.base.fund(payer)
     net.base.send(payer, net.usdc.functions.mint(payer.address, FIXED_PRICE))
-    gateway = Program(sys.executable, "-B", HERE / "gateway.py", sys.argv[1])
+    own = None if url else Program(sys.executable, "-B", HERE / "gateway.py", path)
     try:
-        url = gateway.word("listening")
         with tempfile.TemporaryDirectory(prefix="quittance-gateway-") as folder:
-            reply = ask(net, url, payer, folder, "What does a gateway hand in?")
-        id_ = gateway.word("answered")
+            reply = ask(net, own.word("listening") if own else url[0], payer, folder, "What does a gateway hand in?")
+        answer = reply.json()
+        hashes = [bytes.fromhex(answer[name]) for name in ("tee_request_hash", "tee_output_hash")]
+        message = Web3.keccak(b"".join(hashes) + answer["tee_timestamp"].to_bytes(32, "big"))
+        id_ = Web3.to_hex(Web3.keccak(Web3.to_bytes(hexstr=answer["tee_id"]) + message))
         # The middleware hands it in after its answer.
         until("settle_data", lambda: requests.get(f"{net.keeper}/settle/{id_}", timeout=30).status_code == 200)
     finally:
-        gateway.stop()
+        if own:
+            own.stop()
     settled = decode_payment_response_header(reply.headers["PAYMENT-RESPONSE"])
-    answer = reply.json()
     print(
         json.dumps(
             {
+                "settlementId": id_,
                 "software": f"og-x402 {version('og-x402')}",
                 "payer": payer.address,
                 "receiver": receiver.address,

@@ -149,7 +149,8 @@ def end_with_starter():
 
 
 def main():
-    threading.Thread(target=end_with_starter, daemon=True).start()
+    if os.environ.get("END_WITH_STARTER"):
+        threading.Thread(target=end_with_starter, daemon=True).start()
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     endpoint = f"https://127.0.0.1:{listener.getsockname()[1]}"
     der, context = certificate()

@@ -35,7 +35,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **env},
+            env={**os.environ, "END_WITH_STARTER": "1", **env},
             cwd=ROOT,
         )
         threading.Thread(target=self._read, daemon=True).start()

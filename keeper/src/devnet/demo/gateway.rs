@@ -59,7 +59,7 @@ pub struct Gateway {
     /// Unix seconds.
     pub timestamp: u64,
     pub signature: Bytes,
-    /// The keeper's receipt of the payment, when it was final.
+    /// The receipt file of the payment, when it was final.
     #[serde(default)]
     pub receipt: Value,
 }
@@ -127,11 +127,11 @@ pub async fn wait_final(stage: &mut Stage) -> Result<()> {
         let job = stage.api.get(&format!("/settle/{id}")).await.map_err(failed)?;
         let list = stage.api.get(&format!("/receipts?rail=x402&payer={}", gateway.payer)).await.map_err(failed)?;
         let ours = |line: &&Value| line.get("transaction") == Some(&json!(gateway.transaction));
-        let receipt = list.get("receipts").and_then(Value::as_array).and_then(|lines| lines.iter().find(ours));
+        let line = list.get("receipts").and_then(Value::as_array).and_then(|lines| lines.iter().find(ours));
         let recorded = job.get("status") == Some(&json!("succeeded"));
-        let last = receipt.filter(|line| line["final"] == json!(true) && line["settlementId"].is_string());
-        if let (true, Some(receipt)) = (recorded, last) {
-            gateway.receipt = receipt.clone();
+        let last = line.filter(|line| line["final"] == json!(true) && line["settlementId"].is_string());
+        if let (true, Some(id)) = (recorded, last.and_then(|line| line["paymentId"].as_str())) {
+            gateway.receipt = stage.api.get(&format!("/receipts/{id}")).await.map_err(failed)?;
             stage.story.gateway = Some(gateway);
             return Ok(());
         }
@@ -175,15 +175,25 @@ async fn verified(stage: &Stage, gateway: &Gateway) -> Found {
     must(recorded.map_err(text)? != Uint::ZERO, || format!("{id} is not recorded on OpenGradient"))?;
 
     let receipt = &gateway.receipt;
-    let expected = json!({
-        "settlementId": id, "payer": gateway.payer, "receiver": gateway.receiver, "token": USDC,
-        "amount": gateway.amount, "transaction": gateway.transaction, "rail": "direct", "final": true,
-    });
-    for (name, value) in expected.as_object().into_iter().flatten() {
-        must(receipt.get(name) == Some(value), || format!("the receipt has another {name}: {receipt}"))?;
+    for (pointer, expected) in [
+        ("/state", json!("final")),
+        ("/transaction", json!(gateway.transaction)),
+        ("/inference", json!({ "settlementId": id, "joined": "payer" })),
+        ("/payment/rail", json!("direct")),
+        ("/payment/payer", json!(gateway.payer)),
+        ("/payment/receiver", json!(gateway.receiver)),
+        ("/payment/token", json!(USDC)),
+        ("/payment/amount", json!(gateway.amount)),
+    ] {
+        must(receipt.pointer(pointer) == Some(&expected), || format!("not {expected} at {pointer}: {receipt}"))?;
     }
-    let joined = receipt.get("joined").and_then(Value::as_str).unwrap_or_default();
-    must(joined == "payer", || format!("joined by {joined:?}, and the gateway named the payer"))?;
+    let file = stage.devnet.dir.join("gateway-receipt.json");
+    std::fs::write(&file, receipt.to_string()).map_err(text)?;
+    // With both ends: what the payer and the keeper signed, and the transfer on Base.
+    let args = ["receipt", "verify", &file.display().to_string()];
+    let output = stage.actor().run(&Key::of("stranger").map_err(text)?, &args).await.map_err(text)?;
+    let said = [output.stdout, output.stderr].concat();
+    must(output.status.success(), || format!("receipt verify: {}", String::from_utf8_lossy(&said)))?;
 
     let base = stage.devnet.chains.base.provider();
     let mined = base.get_transaction_receipt(gateway.transaction).await.map_err(text)?;
@@ -199,7 +209,7 @@ async fn verified(stage: &Stage, gateway: &Gateway) -> Found {
     let finalized = finalized.map(|block| block.header.number);
     must(mined.block_number <= finalized, || "the payment's block is not final".to_owned())?;
     Ok(format!(
-        "{}: {id} recorded on OpenGradient, {} units paid, joined by the payer",
+        "{}: {id} recorded on OpenGradient, {} units paid, joined by the payer, receipt final and verified",
         gateway.software, gateway.amount
     ))
 }
