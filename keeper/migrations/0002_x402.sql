@@ -54,6 +54,8 @@ CREATE TABLE payments (
     api_key          {BYTES},
     -- 0 while the catalogue is to get an entry of it, 1 then; NULL when its server declared nothing.
     listed           BIGINT,
+    -- 1 once its usage is in the sums of its day, 0 before; NULL without usage.
+    counted          BIGINT,
     created_ms       BIGINT  NOT NULL,
     updated_ms       BIGINT  NOT NULL,
     settled_ms       BIGINT
@@ -107,4 +109,17 @@ CREATE TABLE resource_terms (
     requirements     TEXT    NOT NULL,
     updated_ms       BIGINT  NOT NULL,
     PRIMARY KEY (resource_id, terms_id)
+);
+
+CREATE INDEX payments_to_count ON payments (chain_id) WHERE counted = 0 AND state = 'settled' AND final = 1;
+CREATE INDEX payments_not_counted ON payments (settled_ms) WHERE counted = 0 AND state = 'settled';
+-- Use of a day (UTC) by API key: sums of final payments.
+CREATE TABLE usage_days (
+    -- Days since 1970.
+    day              BIGINT  NOT NULL,
+    -- Hash; empty for payments without one.
+    api_key          {BYTES} NOT NULL,
+    -- As gateways report it (JSON).
+    usage            TEXT    NOT NULL,
+    PRIMARY KEY (day, api_key)
 );

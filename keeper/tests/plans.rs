@@ -14,8 +14,8 @@ use quittance::store::leases::Lease;
 use quittance::store::receipts::{Captured, Path};
 use quittance::store::records::Due;
 use quittance::store::{
-    Store, batches, captures, challenges, closing, events, intake, limits, operations, orders, publications, receipts,
-    records, steps, txs,
+    Store, batches, captures, challenges, closing, events, identifiers, intake, limits, operations, orders,
+    publications, receipts, records, resources, steps, txs, usage,
 };
 use quittance::{chain::logs::Contract, finish, relay, settle};
 use quittance_bindings::typed::Inference;
@@ -110,6 +110,11 @@ async fn look(store: &Store) {
     settle::tick(&ctx, &role).await.unwrap();
     relay::tick(&ctx, &role).await.unwrap();
     finish::sweep(&ctx, &role).await.unwrap();
+    // The x402 facilitator: what a round asks besides its payments, and what a call asks.
+    resources::to_list(store.read(), CHAIN, 10).await.unwrap();
+    usage::to_count(store.read(), CHAIN, 10).await.unwrap();
+    usage::since(store, 0, None).await.unwrap();
+    identifiers::is_taken(store.read(), me, "identifier", id).await.unwrap();
     // Settlement: what its tick asks once there is a head.
     for path in [Path::Batch, Path::Verified] {
         receipts::matched(store, path, 0, 10).await.unwrap();

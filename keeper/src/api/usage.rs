@@ -15,7 +15,8 @@ use crate::clock::day;
 use crate::ctx::SharedCtx;
 use crate::error::{Code, Refusal};
 use crate::store::api_keys;
-use crate::store::joins::{Use, uses};
+use crate::store::joins::Use;
+use crate::store::usage::since;
 use crate::x402;
 
 const DAY_MS: i64 = 86_400_000;
@@ -81,14 +82,13 @@ pub async fn usage(
     let first = ctx.clock.now_ms().div_euclid(DAY_MS) - (days - 1);
     let mut daily: BTreeMap<i64, Sum> = (first..first + days).map(|day| (day, Sum::default())).collect();
     let mut total = Sum::default();
-    uses(&ctx.store, first * DAY_MS, key, |ms, used| {
+    for (day, used) in since(&ctx.store, first, key).await? {
         // A clock that was ahead has written into the future.
-        if let Some(sum) = daily.get_mut(&ms.div_euclid(DAY_MS)) {
+        if let Some(sum) = daily.get_mut(&day) {
             sum.add(&used);
             total.add(&used);
         }
-    })
-    .await?;
+    }
     let daily: Vec<Value> = daily
         .into_iter()
         .map(|(number, sum)| {

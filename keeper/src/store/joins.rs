@@ -1,7 +1,6 @@
-//! x402 payments seen from what they paid for: which fit a proof that names none, and what gateways report of use.
+//! x402 payments seen from what they paid for: which fit a proof that names none, and what gateways report of their use.
 
 use alloy::primitives::{Address, B256};
-use futures_util::TryStreamExt;
 use serde_json::Value;
 use sqlx::Row;
 use sqlx::any::AnyRow;
@@ -28,7 +27,7 @@ pub struct Fitting {
 /// `store_failed`, `store_corrupt`.
 pub async fn of_payer(store: &Store, payer: Address, (from, to): (i64, i64)) -> Result<Vec<Fitting>> {
     let rows = sqlx::query(
-        "SELECT payment_id, receiver, usage, request FROM payments WHERE payer = $1 AND settled_ms IS NOT NULL \
+        "SELECT payment_id, receiver, usage FROM payments WHERE payer = $1 AND settled_ms IS NOT NULL \
          AND settled_ms BETWEEN $2 AND $3 AND state = 'settled' AND settlement_id IS NULL \
          AND method IN ('eip3009', 'permit2') ORDER BY settled_ms, payment_id LIMIT $4",
     )
@@ -47,7 +46,7 @@ pub async fn of_payer(store: &Store, payer: Address, (from, to): (i64, i64)) -> 
 /// `store_failed`, `store_corrupt`.
 pub async fn of_receiver(store: &Store, receiver: Address, (from, to): (i64, i64)) -> Result<Vec<Fitting>> {
     let rows = sqlx::query(
-        "SELECT payment_id, receiver, usage, request FROM payments WHERE receiver = $1 AND settled_ms BETWEEN $2 AND $3 \
+        "SELECT payment_id, receiver, usage FROM payments WHERE receiver = $1 AND settled_ms BETWEEN $2 AND $3 \
          AND state = 'settled' AND settlement_id IS NULL AND method IN ('eip3009', 'permit2') \
          ORDER BY settled_ms, payment_id LIMIT $4",
     )
@@ -65,23 +64,25 @@ fn fitting(row: &AnyRow) -> Result<Fitting> {
     Ok(Fitting {
         payment_id: b256(T, &row.try_get::<Vec<u8>, _>("payment_id")?)?,
         receiver: address(T, &row.try_get::<Vec<u8>, _>("receiver")?)?,
-        used: reported(row)?,
+        used: used(row)?,
     })
 }
 
-/// What a gateway reported with a payment: kept by itself, else in the request that asked for its settlement.
-fn reported(row: &AnyRow) -> Result<Option<Use>> {
-    if let Some(usage) = row.try_get::<Option<String>, _>("usage")? {
-        return Ok(serde_json::from_str(&usage).ok().as_ref().map(Use::read));
-    }
+/// What a gateway reported with a payment.
+fn used(row: &AnyRow) -> Result<Option<Use>> {
+    let usage: Option<String> = row.try_get("usage")?;
+    Ok(usage.and_then(|usage| serde_json::from_str(&usage).ok()).as_ref().map(Use::read))
+}
+
+/// What a gateway reports of use beside the request to settle a payment.
+pub(super) fn reported(request: &[u8]) -> Option<Use> {
     #[derive(serde::Deserialize)]
     struct Request {
         #[serde(alias = "usage_metadata", rename = "usageMetadata")]
         usage: Option<Value>,
     }
-    let request: Vec<u8> = row.try_get("request")?;
-    let request: Option<Request> = serde_json::from_slice(&request).ok();
-    Ok(request.and_then(|request| request.usage).filter(Value::is_object).as_ref().map(Use::read))
+    let request: Option<Request> = serde_json::from_slice(request).ok();
+    request.and_then(|request| request.usage).filter(Value::is_object).as_ref().map(Use::read)
 }
 
 /// Gives a payment to a proof: the completion is paid, its texts are not needed any more. A payment for a session of several
@@ -151,28 +152,4 @@ impl Use {
             total_tokens: total.unwrap_or_else(|| input_tokens.saturating_add(output_tokens)),
         }
     }
-}
-
-/// Calls `each` with the time (unix milliseconds) and use of every payment that was settled at `from_ms` or later and came
-/// with a report; only those of one API key, if it is given.
-///
-/// # Errors
-/// `store_failed`.
-pub async fn uses(store: &Store, from_ms: i64, key: Option<B256>, mut each: impl FnMut(i64, Use)) -> Result<()> {
-    let mut rows = sqlx::query(
-        "SELECT settled_ms, usage, request, api_key FROM payments WHERE settled_ms IS NOT NULL AND settled_ms >= $1 \
-         AND state = 'settled'",
-    )
-    .bind(from_ms)
-    .fetch(store.read());
-    while let Some(row) = rows.try_next().await? {
-        let of: Option<Vec<u8>> = row.try_get("api_key")?;
-        if key.is_some_and(|key| of.as_deref() != Some(key.as_slice())) {
-            continue;
-        }
-        if let Some(used) = reported(&row)? {
-            each(row.try_get("settled_ms")?, used);
-        }
-    }
-    Ok(())
 }

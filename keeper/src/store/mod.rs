@@ -42,6 +42,7 @@ mod statements;
 pub mod steps;
 pub mod tees;
 pub mod txs;
+pub mod usage;
 
 use crate::error::{Error, Result};
 

@@ -7,6 +7,7 @@ use sqlx::{Any, Executor, Row};
 use super::WriteTx;
 use super::events::{column, number};
 use super::txs::chain_column;
+use super::{joins, usage};
 use crate::error::{Error, Result};
 use crate::types::{PaymentState, TxState, address, b256};
 
@@ -69,13 +70,15 @@ pub struct Evidence {
 /// # Errors
 /// `store_failed`, `store_corrupt`.
 pub async fn insert(tx: &mut WriteTx, new: &NewPayment, now_ms: i64) -> Result<Option<Payment>> {
+    let used = joins::reported(&new.request);
     let done = sqlx::query(
         "INSERT INTO payments (payment_id, chain_id, scheme, method, x402_version, payer, receiver, asset, max_amount, amount,
-         resource, identifier, request, calls, api_key, state, created_ms, updated_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 'accepted', $16, $16)
+         resource, identifier, request, calls, api_key, usage, counted, state, created_ms, updated_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 'accepted', $18, $18)
          ON CONFLICT (payment_id) DO UPDATE SET x402_version = excluded.x402_version, receiver = excluded.receiver,
          max_amount = excluded.max_amount, amount = excluded.amount, resource = excluded.resource,
          identifier = excluded.identifier, request = excluded.request, calls = excluded.calls, api_key = excluded.api_key,
+         usage = excluded.usage, counted = excluded.counted,
          state = 'accepted', reason = NULL, message = NULL, extra = NULL, tx_id = NULL, tx_hash = NULL,
          block_number = NULL, block_hash = NULL, final = 0, updated_ms = excluded.updated_ms
          WHERE payments.state = 'failed' AND payments.final = 1",
@@ -95,6 +98,8 @@ pub async fn insert(tx: &mut WriteTx, new: &NewPayment, now_ms: i64) -> Result<O
     .bind(new.request.clone())
     .bind(new.calls.clone())
     .bind(new.api_key.map(|key| key.to_vec()))
+    .bind(used.as_ref().map(usage::written))
+    .bind(used.as_ref().map(|_| 0_i64))
     .bind(now_ms)
     .execute(&mut **tx)
     .await?;

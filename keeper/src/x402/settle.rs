@@ -29,6 +29,7 @@ use crate::store::payments::{self, Carrier, Payment, Settled};
 use crate::store::resources;
 use crate::store::searches;
 use crate::store::txs::{self, NewTx};
+use crate::store::usage;
 use crate::tx::classify::Class;
 use crate::types::{PaymentState, TxState};
 
@@ -42,6 +43,8 @@ const GAS_CALL: u64 = 14_000;
 
 /// Entries of the catalogue that are made in one round at most.
 const ENTRIES: i64 = 20;
+/// Payments whose use is summed up in one round at most.
+const COUNTED: i64 = 200;
 
 /// Settles the payments of a network until `stop`.
 ///
@@ -114,7 +117,21 @@ impl Settler {
         if let Err(error) = self.catalogue().await {
             tracing::warn!(code = error.code(), %error, "the catalogue of resources was not written");
         }
+        if let Err(error) = self.sum_up().await {
+            tracing::warn!(code = error.code(), %error, "use was not summed up");
+        }
         Ok(more)
+    }
+
+    /// Puts what gateways reported of final payments into the sums of their days.
+    async fn sum_up(&self) -> Result<()> {
+        let found = usage::to_count(self.ctx.store.read(), self.chain_id(), COUNTED).await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.lease.write(&self.ctx.store).await?;
+        usage::count(&mut tx, &found).await?;
+        Ok(tx.commit().await?)
     }
 
     /// Makes the catalogue's entries of payments that were settled.
