@@ -32,7 +32,7 @@ CREATE TABLE payments (
     usage            TEXT,
     -- ABI encoding of the forwarder's Call[], the last of which moves the money.
     calls            {BYTES} NOT NULL,
-    -- accepted, queued, searching, settled, failed
+    -- accepted, approving, queued, searching, settled, failed
     state            TEXT    NOT NULL,
     -- 1 once the transaction's block is final, and for what had none.
     final            BIGINT  NOT NULL DEFAULT 0,
@@ -47,6 +47,8 @@ CREATE TABLE payments (
     block_hash       {BYTES},
     -- Of a payment that somebody else settled: place of its transfer among the logs of its block.
     log_index        BIGINT,
+    -- Hash of the payer's own transaction that must be mined before it.
+    approval         {BYTES},
     -- The completion that it paid for, and how sure that is: order, request, payer, window.
     settlement_id    {BYTES},
     joined           TEXT,
@@ -68,6 +70,7 @@ CREATE TABLE payment_identifiers (
     PRIMARY KEY (payer, identifier)
 );
 CREATE INDEX payments_to_send ON payments (chain_id, created_ms) WHERE state = 'accepted';
+CREATE INDEX payments_to_approve ON payments (approval) WHERE state = 'approving';
 CREATE INDEX payments_on_the_way ON payments (chain_id, tx_id) WHERE state = 'queued';
 CREATE INDEX payments_not_final ON payments (chain_id, tx_id) WHERE state IN ('settled', 'failed') AND final = 0;
 CREATE INDEX payments_to_find ON payments (chain_id, created_ms) WHERE state = 'searching';
@@ -78,6 +81,33 @@ CREATE INDEX payments_by_settlement ON payments (settlement_id) WHERE settlement
 CREATE INDEX payments_by_payer ON payments (payer, settled_ms) WHERE settled_ms IS NOT NULL;
 CREATE INDEX payments_by_time ON payments (settled_ms, payment_id) WHERE settled_ms IS NOT NULL;
 CREATE INDEX payments_to_list ON payments (chain_id, payment_id) WHERE listed = 0 AND state = 'settled' AND tx_hash IS NOT NULL;
+
+-- Gas money that was spent for payers: for permits that went along with payments, and for approvals.
+CREATE TABLE sponsored (
+    -- Payment id of a permit; hash of the payer's transaction of an approval.
+    sponsored_id     {BYTES} PRIMARY KEY,
+    chain_id         BIGINT  NOT NULL,
+    payer            {BYTES} NOT NULL,
+    -- What it costs at most.
+    wei              BIGINT  NOT NULL,
+    -- The payer's signed transaction and its nonce; NULL for a permit.
+    raw              {BYTES},
+    nonce            BIGINT,
+    -- The transaction that brings the gas money; NULL when the payer has enough.
+    tx_id            BIGINT,
+    -- funding, sending, done, failed
+    state            TEXT    NOT NULL,
+    created_ms       BIGINT  NOT NULL,
+    updated_ms       BIGINT  NOT NULL
+);
+CREATE INDEX sponsored_by_time ON sponsored (chain_id, created_ms);
+CREATE INDEX sponsored_open ON sponsored (chain_id, created_ms) WHERE state IN ('funding', 'sending');
+
+-- One row for each chain on which gas money is given: who adds to its sums holds it.
+CREATE TABLE sponsors (
+    chain_id         BIGINT  PRIMARY KEY,
+    updated_ms       BIGINT  NOT NULL
+);
 
 -- Catalogue of resources that were paid for (extension bazaar): nothing in it is of one request.
 CREATE TABLE resources (

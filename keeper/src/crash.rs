@@ -47,6 +47,14 @@ pub const RARE: [&str; 5] = [
 /// An answer to a challenge is queued, nothing is signed.
 pub const ANSWERING: &str = "after_answer_queued";
 
+/// Crash points that a payer's approval passes, in that order, besides those of the transaction that brings its gas money.
+pub const SPONSORED: [&str; 2] = [
+    // The approval is broadcast, nobody knows what came of it.
+    "after_approval_sent",
+    // The approval is mined, neither it nor the payment behind it is committed.
+    "before_approval_commit",
+];
+
 /// Crash points that an x402 payment passes, in that order, besides those of its transaction.
 pub const X402: [&str; 4] = [
     // A payment is committed, nothing is queued for it.

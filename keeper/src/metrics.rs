@@ -75,6 +75,12 @@ pub const SERIES: &[Series] = &[
         "outcome",
         "x402 payments that somebody else had spent, looked for on the chain: found, or what else",
     ),
+    counter("quittance_x402_sponsored_total", "kind", "Gas money that was given to x402 payers: permit, approval"),
+    counter(
+        "quittance_x402_sponsor_refused_total",
+        "limit",
+        "x402 payments that were refused because gas money is given out: payer_hour, hour, day",
+    ),
     counter("quittance_receipts_skipped_total", "", "Receipts that the chain did not take"),
     counter("quittance_receipts_expired_total", "", "Receipts whose capture deadline passed before the settlement"),
     counter(
@@ -137,6 +143,8 @@ pub const SERIES: &[Series] = &[
     gauge("quittance_tx_in_flight", "chain", "Transactions sent and not mined"),
     gauge("quittance_tx_oldest_seconds", "chain", "Age of the oldest of both"),
     gauge("quittance_tx_paused", "chain", "1 while there is not enough gas money"),
+    gauge("quittance_x402_sponsored_ether", "chain", "Gas money that was given to x402 payers within a day"),
+    gauge("quittance_x402_sponsor_budget_ether", "chain", "Gas money that x402 payers may be given within a day"),
     gauge("quittance_x402_waiting", "", "x402 payments that wait for a transaction"),
     gauge("quittance_memory_bytes", "", "Resident memory of the process"),
     histogram("quittance_batch_rows", "", "Rows of a frozen batch"),

@@ -143,7 +143,9 @@ states! {
     /// An x402 payment.
     PaymentState("payments") {
         /// Verified and committed; nothing is sent.
-        Accepted = "accepted" => [Queued, Searching, Settled, Failed],
+        Accepted = "accepted" => [Approving, Queued, Searching, Settled, Failed],
+        /// It waits for its payer's approval of Permit2, which came along.
+        Approving = "approving" => [Accepted, Failed],
         /// In a transaction.
         Queued = "queued" => [Accepted, Searching, Settled, Failed],
         /// It would not go through any more: whether somebody else settled it is looked for on the chain.
@@ -152,6 +154,20 @@ states! {
         Settled = "settled" => [Queued, Accepted],
         /// No money moved; `reason` says why. It may be handed in again.
         Failed = "failed" => [Accepted, Queued],
+    }
+}
+
+states! {
+    /// Gas money for an x402 payer.
+    SponsoredState("sponsored") {
+        /// It is on its way to the payer.
+        Funding = "funding" => [Sending, Failed],
+        /// The payer's approval is on its way.
+        Sending = "sending" => [Done, Failed],
+        /// The approval is mined, or the permit went along with its payment.
+        Done = "done" => [],
+        /// The approval will not be mined, or reverted.
+        Failed = "failed" => [Sending],
     }
 }
 

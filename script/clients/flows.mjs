@@ -98,6 +98,20 @@ const FLOWS = {
       pair.payer = own;
     }
   },
+  // The stock facilitator here has no signer for this extension, and the Python servers have no such route.
+  "exact Permit2, approved by a transaction without gas money": async pair => {
+    const own = pair.payer;
+    await pair.client.ask({ op: "forget", payer: pair.penniless });
+    pair.payer = accountOf(pair.penniless).address;
+    try {
+      same("wei before", await pair.chain.wei(pair.payer), 0n);
+      await pair.settled("/exact-penniless", 20_000n);
+      await pair.settled("/exact-penniless", 20_000n);
+    } finally {
+      await pair.client.ask({ op: "forget" });
+      pair.payer = own;
+    }
+  },
   async upto(pair) {
     const answer = await pair.settled("/upto", 12_345n);
     same("amount", answer.payment.amount, "12345");
@@ -186,11 +200,11 @@ async function play({ kind, url, combination, flows }, chain, factory) {
   const [serverName, clientName] = combination.split("/");
   const [script, ...framework] = SERVERS[serverName];
   const [clientScript, ...library] = CLIENTS[clientName];
-  const { payer, receiver, unapproved } = accounts(kind, combination);
+  const { payer, receiver, unapproved, penniless } = accounts(kind, combination);
   const server = await serve(script, [url, receiver, ...framework], {}, listening);
   const client = converse(clientScript, library, { RPC: chain.rpc, PAYER: payer });
   const pair = new Pair(chain, server.value, client, accountOf(payer).address, accountOf(receiver).address);
-  Object.assign(pair, { unapproved, factory });
+  Object.assign(pair, { unapproved, penniless, factory });
   let failures = 0;
   for (const flow of flows) {
     const act = FLOWS[flow];
@@ -212,6 +226,7 @@ async function play({ kind, url, combination, flows }, chain, factory) {
 const accounts = (kind, combination) => ({
   payer: `payer of ${kind}/${combination} ${started}`,
   unapproved: `payer of ${kind}/${combination} without approval ${started}`,
+  penniless: `payer of ${kind}/${combination} without gas money ${started}`,
   receiver: `receiver of ${kind}/${combination} ${started}`,
 });
 
@@ -224,13 +239,16 @@ async function run({ network, chain }) {
   }
   const all = Object.entries(combinations).flatMap(([kind, list]) => list.map(one => accounts(kind, one)));
   await chain.fund(["stock facilitator", ...all.map(one => one.payer)], FUNDS);
-  await chain.fund(all.map(one => one.unapproved), FUNDS, false);
+  await chain.fund(all.flatMap(one => [one.unapproved, one.penniless]), FUNDS, false);
   const jobs = [];
   for (const [kind, list] of Object.entries(combinations)) {
     let url = kind === "keeper" ? network.keeper.url : kind;
     if (kind === "stock") url = (await serve("facilitator.mjs", [chain.rpc, "stock facilitator", factory], {}, listening)).value;
     for (const combination of list) {
-      const flows = Object.keys(FLOWS).filter(flow => !flow.includes("wallet") || combination.endsWith("/fetch"));
+      const typescript = combination === "express/fetch" && kind !== "stock";
+      const flows = Object.keys(FLOWS)
+        .filter(flow => !flow.includes("wallet") || combination.endsWith("/fetch"))
+        .filter(flow => !flow.includes("gas money") || typescript);
       jobs.push({ kind, url, combination, flows });
     }
   }

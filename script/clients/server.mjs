@@ -5,7 +5,7 @@ import { HTTPFacilitatorClient } from "@x402/core/server";
 import { ExactEvmScheme } from "@x402/evm/exact/server";
 import { UptoEvmScheme } from "@x402/evm/upto/server";
 import { BatchSettlementEvmScheme } from "@x402/evm/batch-settlement/server";
-import { declareEip2612GasSponsoringExtension } from "@x402/extensions";
+import { declareEip2612GasSponsoringExtension, declareErc20ApprovalGasSponsoringExtension } from "@x402/extensions";
 import { bazaarResourceServerExtension, declareDiscoveryExtension } from "@x402/extensions/bazaar";
 import { declareOfferReceiptExtension } from "@x402/extensions/offer-receipt";
 import { declarePaymentIdentifierExtension, PAYMENT_IDENTIFIER } from "@x402/extensions/payment-identifier";
@@ -39,6 +39,7 @@ const routes = {
   "GET /exact": option("exact", "$0.01"),
   "GET /exact-permit2": option("exact", permit2("20000")),
   "GET /exact-unapproved": { ...option("exact", permit2("20000")), extensions: declareEip2612GasSponsoringExtension() },
+  "GET /exact-penniless": { ...option("exact", permit2("20000")), extensions: declareErc20ApprovalGasSponsoringExtension() },
   "GET /extended": { ...option("exact", "$0.01"), description: "Answers", mimeType: "application/json", extensions },
   "GET /extended/:part": { ...option("exact", "$0.01"), extensions },
   "GET /upto": option("upto", "$0.10"),

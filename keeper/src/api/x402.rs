@@ -74,7 +74,7 @@ pub(super) async fn job(ctx: &Ctx, payment_id: B256) -> Result<Option<Value>, Er
     let Some(payment) = payments::get(ctx.store.read(), payment_id).await? else { return Ok(None) };
     let new = &payment.new;
     let status = match payment.state {
-        PaymentState::Accepted => "queued",
+        PaymentState::Accepted | PaymentState::Approving => "queued",
         PaymentState::Queued | PaymentState::Searching => "processing",
         PaymentState::Settled => "succeeded",
         PaymentState::Failed => "failed",
@@ -96,7 +96,7 @@ pub(super) async fn job(ctx: &Ctx, payment_id: B256) -> Result<Option<Value>, Er
             "network": networks::name(new.chain_id),
             "payer": new.payer,
             "amount": settled.then(|| new.amount.to_string()),
-            "errorReason": payment.reason,
+            "errorReason": payment.reason.filter(|_| payment.state == PaymentState::Failed),
         },
     });
     if payment.state == PaymentState::Failed {

@@ -57,9 +57,38 @@ pub struct Network {
     /// Factories that may deploy a payer's wallet (ERC-6492); none when empty.
     #[serde(default)]
     pub factories: Vec<Address>,
+    /// Gas money for payers.
+    #[serde(default)]
+    pub sponsor: Sponsor,
     /// Signs claims and refunds of payment channels for servers that name it; whoever may call `/settle` may ask for it.
     #[serde(default)]
     pub receiver_authorizer: Option<KeySource>,
+}
+
+/// Gas money that is spent for payers: for permits that go along with payments (`eip2612GasSponsoring`), and for approvals
+/// (`erc20ApprovalGasSponsoring`). All in wei, at most 9.2 × 10^18.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sponsor {
+    /// Bring payers the gas money that their approval needs. Otherwise only those are sent that their payers can pay.
+    pub approvals: bool,
+    /// For one payer within an hour.
+    pub payer_hour_wei: u64,
+    /// For all within an hour.
+    pub hour_wei: u64,
+    /// For all within a day.
+    pub day_wei: u64,
+}
+
+impl Default for Sponsor {
+    fn default() -> Self {
+        Self {
+            approvals: false,
+            payer_hour_wei: 1_000_000_000_000_000,
+            hour_wei: 10_000_000_000_000_000,
+            day_wei: 50_000_000_000_000_000,
+        }
+    }
 }
 
 impl X402 {
@@ -80,6 +109,9 @@ impl X402 {
             rule(network.in_flight > 0, format!("x402.networks, chain {id}: in_flight must be at least 1"))?;
             let rows = format!("x402.networks, chain {id}: max_rows must be from 1 to 100");
             rule((1..=100).contains(&network.max_rows), rows)?;
+            let most = [network.sponsor.payer_hour_wei, network.sponsor.hour_wei, network.sponsor.day_wei];
+            let text = format!("x402.networks, chain {id}: sponsor takes at most {} wei", i64::MAX);
+            rule(most.iter().all(|wei| i64::try_from(*wei).is_ok()), text)?;
             rule(
                 network.forwarder != Address::ZERO,
                 format!("x402.networks, chain {id}: deploy the forwarder and name it"),

@@ -124,6 +124,7 @@ fn x402(deployment: &Deployment, chain_id: u64) -> x402::Network {
         instant: false,
         assets: Vec::new(),
         factories: vec![deployment.contracts.x402.wallet_factory],
+        sponsor: x402::Sponsor { approvals: true, ..x402::Sponsor::default() },
         receiver_authorizer: Some(KeySource::Env { env: X402_AUTHORIZER.to_owned() }),
     }
 }

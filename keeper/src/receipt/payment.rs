@@ -138,7 +138,9 @@ pub async fn file(ctx: &Ctx, payment_id: B256) -> Result<Option<PaymentFile>> {
         None => None,
     };
     let state = match (payment.state, payment.is_final) {
-        (PaymentState::Accepted | PaymentState::Queued | PaymentState::Searching, _) => "settlement_pending",
+        (PaymentState::Accepted | PaymentState::Approving | PaymentState::Queued | PaymentState::Searching, _) => {
+            "settlement_pending"
+        }
         (PaymentState::Failed, _) => "refused",
         (PaymentState::Settled, true) => "final",
         (PaymentState::Settled, false) if payment.block_number <= safe => "safe",

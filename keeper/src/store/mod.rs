@@ -37,6 +37,7 @@ pub mod reconcile;
 pub mod records;
 pub mod resources;
 pub mod searches;
+pub mod sponsored;
 #[cfg(test)]
 mod statements;
 pub mod steps;

@@ -80,7 +80,7 @@ pub async fn insert(tx: &mut WriteTx, new: &NewPayment, now_ms: i64) -> Result<O
          identifier = excluded.identifier, request = excluded.request, calls = excluded.calls, api_key = excluded.api_key,
          usage = excluded.usage, counted = excluded.counted,
          state = 'accepted', reason = NULL, message = NULL, extra = NULL, tx_id = NULL, tx_hash = NULL,
-         block_number = NULL, block_hash = NULL, final = 0, updated_ms = excluded.updated_ms
+         block_number = NULL, block_hash = NULL, approval = NULL, final = 0, updated_ms = excluded.updated_ms
          WHERE payments.state = 'failed' AND payments.final = 1",
     )
     .bind(new.payment_id.to_vec())

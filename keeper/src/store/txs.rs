@@ -14,7 +14,7 @@ use crate::types::{TxState, address, b256, units};
 #[derive(Clone, Debug)]
 pub struct NewTx {
     pub chain_id: u64,
-    /// settle_batch, settle_verified, finalize, deliver, reclaim, record, x402 or noop.
+    /// settle_batch, settle_verified, finalize, deliver, reclaim, record, x402, top_up or noop.
     pub kind: &'static str,
     /// Unique name of the intent: queued once, however often it is asked for.
     pub intent_key: String,
@@ -57,21 +57,28 @@ pub async fn enqueue_with(tx: &mut WriteTx, new: &NewTx, value: u128, now_ms: i6
         .await?)
 }
 
-/// Queues a transaction in a lane, with the gas that it needs at most. Nothing else knows its intent: it is queued as often as
+/// Queues a transaction in a lane, with the gas that it needs at most and the wei that it takes along. Nothing else knows its intent: it is queued as often as
 /// this is called.
 ///
 /// # Errors
 /// `store_failed`.
-pub async fn enqueue_in(tx: &mut WriteTx, lane: &str, new: &NewTx, gas_limit: u64, now_ms: i64) -> Result<i64> {
+pub async fn enqueue_in(
+    tx: &mut WriteTx,
+    lane: &str,
+    new: &NewTx,
+    (gas_limit, value): (u64, u128),
+    now_ms: i64,
+) -> Result<i64> {
     Ok(sqlx::query_scalar(
         "INSERT INTO txs (chain_id, kind, intent_key, target, calldata, value, state, lane, gas_limit, created_ms, updated_ms)
-         VALUES ($1, $2, $3, $4, $5, '0', 'queued', $6, $7, $8, $8) RETURNING tx_id",
+         VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, $9, $9) RETURNING tx_id",
     )
     .bind(chain_column(new.chain_id)?)
     .bind(new.kind)
     .bind(new.intent_key.as_str())
     .bind(new.target.to_vec())
     .bind(new.calldata.to_vec())
+    .bind(value.to_string())
     .bind(lane.to_owned())
     .bind(column(gas_limit)?)
     .bind(now_ms)

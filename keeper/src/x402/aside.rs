@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span};
 
+use super::approve::Approvals;
 use super::search::Search;
 use crate::ctx::SharedCtx;
 use crate::error::{Error, Result};
@@ -21,12 +22,12 @@ pub async fn run(ctx: SharedCtx, index: usize, stop: CancellationToken) -> Resul
     let network = &ctx.x402.networks[index];
     let span = info_span!("x402_aside", chain = network.config.chain_id);
     let mut lease = Lease::new(format!("x402_aside:{}", network.config.chain_id), &ctx.installation);
-    let mut search = Search::new(network);
+    let mut open = (Approvals::default(), Search::new(network));
     async {
         let tick = Duration::from_millis(network.config.tick_ms.max(10));
         while !stop.is_cancelled() {
             ctx.life.beat(network.aside_beat);
-            let pause = match round(&ctx, index, &mut lease, &mut search).await {
+            let pause = match round(&ctx, index, &mut lease, &mut open).await {
                 Ok(true) => BUSY.min(tick),
                 Ok(false) => tick,
                 Err(error @ (Error::Corrupt { .. } | Error::Config(_))) => return Err(error),
@@ -47,9 +48,14 @@ pub async fn run(ctx: SharedCtx, index: usize, stop: CancellationToken) -> Resul
     .await
 }
 
-async fn round(ctx: &SharedCtx, index: usize, lease: &mut Lease, search: &mut Search) -> Result<bool> {
+async fn round(ctx: &SharedCtx, index: usize, lease: &mut Lease, open: &mut (Approvals, Search)) -> Result<bool> {
     if !lease.hold(&ctx.store, ctx.clock.elapsed_ms()).await? {
         return Ok(false);
     }
-    search.round(ctx, &ctx.x402.networks[index], lease).await
+    let network = &ctx.x402.networks[index];
+    let (approvals, search) = open;
+    // Neither stops the other.
+    let approved = approvals.round(ctx, network, lease).await;
+    let searched = search.round(ctx, network, lease).await;
+    Ok(approved? | searched?)
 }

@@ -22,8 +22,9 @@ use super::reasons::{Fault, Reason};
 use super::reverts::named;
 use super::signature::{agrees, ask_wallet};
 use super::simulate::unasked;
+use super::sponsor;
 use super::state::Network;
-use super::wait::{self, Accepted};
+use super::wait::{self, Accepted, Start};
 use super::wire::{Request, SettledAnswer, Verified};
 use crate::admission::count_payment;
 use crate::chain::batch::{Answer, Ask, number};
@@ -273,7 +274,15 @@ async fn act(ctx: &Ctx, asked: &Asked<'_>, row: Row) -> Result<SettledAnswer> {
         calls: row.calls.abi_encode(),
         api_key: asked.api_key,
     };
-    match wait::accept(ctx, asked, &new, wait::Start::Waits).await? {
+    let gift = match row.payer.filter(|_| row.method == "deposit" && sponsor::brings_permit(asked.request)) {
+        Some(payer) => match sponsor::permit_gift(asked.network, payer).await {
+            Ok(gift) => Some(gift),
+            Err(fault) => return Ok(asked.refused(fault)),
+        },
+        None => None,
+    };
+    match wait::accept(ctx, asked, &new, gift.as_ref().map_or(Start::Waits, Start::Sponsored)).await? {
+        Accepted::Refused(fault) => Ok(asked.refused(fault)),
         Accepted::Taken => Ok(asked.refused(identifier::conflict(row.payer))),
         Accepted::New | Accepted::Known(_) => wait::for_result(ctx, asked, row.id).await,
     }

@@ -1,5 +1,6 @@
 //! The x402 facilitator: verifies what payers sign, settles it on chain, and answers the same however often it is asked.
 
+mod approve;
 pub mod aside;
 pub mod batch;
 pub mod channel;
@@ -61,11 +62,14 @@ pub fn supported(facilitator: &Facilitator) -> Supported {
     signers.sort_unstable();
     signers.dedup();
     let signers = if signers.is_empty() { BTreeMap::new() } else { BTreeMap::from([("eip155:*", signers)]) };
-    let extensions = if kinds.is_empty() {
+    let mut extensions = if kinds.is_empty() {
         Vec::new()
     } else {
         vec![sponsor::EIP2612, identifier::NAME, receipt::NAME, bazaar::NAME]
     };
+    if facilitator.networks.iter().any(|network| network.config.sponsor.approvals) {
+        extensions.push(sponsor::APPROVAL);
+    }
     Supported { kinds, extensions, signers }
 }
 

@@ -96,6 +96,8 @@ reasons! {
     ApprovalParse = "erc20_approval_tx_parse_failed",
     ApprovalFailed = "erc20_approval_tx_failed",
     ApprovalBroadcast = "erc20_approval_broadcast_failed",
+    /// What we give payers for gas is given out for now.
+    SponsorLimit = "gas_sponsoring_limit_reached",
 
     UptoScheme = "invalid_upto_evm_scheme",
     UptoNetworkMismatch = "invalid_upto_evm_network_mismatch",

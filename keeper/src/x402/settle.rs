@@ -218,7 +218,9 @@ impl Settler {
         crash::point("before_payment_results_commit");
         tx.commit().await?;
         crash::point("after_payment_results_commit");
-        self.network().aside.notify_one();
+        if results.iter().any(|result| result.as_ref().is_err_and(|fault| may_be_settled(fault.reason))) {
+            self.network().aside.notify_one();
+        }
         for payment in &carried {
             self.ctx.x402.waiting.tell(payment.new.payment_id);
         }
@@ -377,7 +379,7 @@ impl Settler {
             calldata: calldata(good),
         };
         let mut tx = self.lease.write(&self.ctx.store).await?;
-        let tx_id = txs::enqueue_in(&mut tx, &lane.name, &new, gas(good), now_ms).await?;
+        let tx_id = txs::enqueue_in(&mut tx, &lane.name, &new, (gas(good), 0), now_ms).await?;
         for id in &ids {
             if !payments::queue(&mut tx, *id, tx_id, now_ms).await? {
                 // Its caller took it back meanwhile: the next round makes another transaction.

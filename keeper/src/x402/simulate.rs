@@ -248,7 +248,7 @@ async fn why_permit2(network: &Network, plan: &Plan, wallet: bool) -> Result<Pro
     }
     if let Some(fault) = too_little(allowance, plan.amount, Reason::Permit2AllowanceRequired) {
         if let Some(approval) = &plan.approval {
-            return approved_before(approval, nonce);
+            return approved_before(approval, plan.amount, nonce);
         }
         let text = format!("{}; approve Permit2 {PERMIT2} for the token {} first", fault.message, plan.asset);
         return Err(Fault::new(Reason::Permit2AllowanceRequired, text));
@@ -257,7 +257,11 @@ async fn why_permit2(network: &Network, plan: &Plan, wallet: bool) -> Result<Pro
 }
 
 /// A payment that only lacks the allowance that comes along as a transaction: that must be the payer's next one.
-fn approved_before(approval: &super::sponsor::Approval, nonce: &Answer) -> Result<Proof, Fault> {
+fn approved_before(approval: &super::sponsor::Approval, amount: U256, nonce: &Answer) -> Result<Proof, Fault> {
+    if approval.value < amount {
+        let what = "amount in signedTransaction";
+        return Err(Fault::differs(Reason::ApprovalCalldata, what, approval.value, format!("at least {amount}")));
+    }
     let next = nonce.as_ref().map_err(unasked)?;
     let next = number(next).ok_or_else(odd)?;
     if next != U256::from(approval.nonce) {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use alloy::primitives::{Address, B256};
 use alloy::signers::local::PrivateKeySigner;
@@ -12,6 +13,7 @@ use crate::chain::rpc::Rpc;
 use crate::config::{Config, KeySource, x402};
 use crate::crypto::load_signer;
 use crate::error::{Error, Result};
+use crate::tx::classify::Failure;
 
 /// The facilitator of a keeper; without networks it supports nothing.
 #[derive(Debug, Default)]
@@ -42,6 +44,8 @@ pub struct Network {
     /// Payment channels that were read a moment ago.
     pub channels: Remembered,
     deployed: Mutex<HashSet<Address>>,
+    /// Wei per gas, and when that was.
+    price: Mutex<Option<(Instant, u128)>>,
 }
 
 /// One key of a network.
@@ -95,6 +99,7 @@ impl Facilitator {
                 followed: base,
                 channels: Remembered::default(),
                 deployed: Mutex::default(),
+                price: Mutex::default(),
                 config: network.clone(),
             });
         }
@@ -113,6 +118,21 @@ fn kept(name: String) -> &'static str {
 }
 
 impl Network {
+    /// What a unit of gas costs, wei; a few seconds old at most.
+    ///
+    /// # Errors
+    /// `Failure`.
+    pub async fn gas_price(&self) -> Result<u128, Failure> {
+        const FRESH: Duration = Duration::from_secs(10);
+        let known = *self.price.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, price)) = known.filter(|(at, _)| at.elapsed() < FRESH) {
+            return Ok(price);
+        }
+        let price = self.rpc.gas_price().await?;
+        *self.price.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), price));
+        Ok(price)
+    }
+
     /// Whether a contract was seen here. Contracts do not go away, so it is asked for once.
     pub fn is_deployed(&self, contract: Address) -> bool {
         self.deployed.lock().unwrap_or_else(PoisonError::into_inner).contains(&contract)

@@ -6,9 +6,10 @@ use quittance_bindings::x402_forwarder::IX402Forwarder::Call;
 use super::evidence::proven_spent;
 use super::extensions::identifier;
 use super::permit2::Charge;
-use super::plan::{Checked, Plan};
+use super::plan::{Checked, Method, Plan};
 use super::reasons::{Fault, Reason};
 use super::simulate::{GAS_LARGE, Proof, prove};
+use super::sponsor::Gift;
 use super::state::Network;
 use super::wait::{self, Accepted, Start};
 use super::wire::{Request, SettledAnswer, Verified};
@@ -49,20 +50,44 @@ pub(super) async fn verify(ctx: &Ctx, network: &Network, request: &Request) -> R
     if let Some(fault) = identifier::refusal(ctx, request, payer, plan.payment_id).await? {
         return Ok(fault.into());
     }
-    let payment_id = plan.payment_id;
-    Ok(match prove(network, (plan, deferred)).await {
-        Ok(_) => {
-            ctx.x402.verified.note(payment_id, ctx.clock.now_ms());
-            Verified::valid(payer, None)
+    let given = match prove(network, (plan.clone(), deferred)).await {
+        Ok(proof) => gift(ctx, network, request, &plan, proof).await,
+        Err(fault) => Err(fault),
+    };
+    let refused = match given {
+        Ok(Some(gift)) => sponsor::room(ctx, network, &gift).await?,
+        Ok(None) => None,
+        Err(fault) => Some(fault),
+    };
+    if let Some(fault) = refused {
+        return Ok(fault.into());
+    }
+    ctx.x402.verified.note(plan.payment_id, ctx.clock.now_ms());
+    Ok(Verified::valid(payer, None))
+}
+
+/// What a payment costs us besides its transaction.
+async fn gift<'a>(
+    ctx: &Ctx,
+    network: &Network,
+    request: &Request,
+    plan: &'a Plan,
+    proof: Proof,
+) -> Result<Option<Gift<'a>>, Fault> {
+    match &plan.approval {
+        _ if plan.amount.is_zero() || plan.method == Method::Eip3009 => Ok(None),
+        Some(approval) if proof.approve => {
+            sponsor::approval_gift(&ctx.config, network, plan.payer, approval).await.map(Some)
         }
-        Err(fault) => fault.into(),
-    })
+        _ if sponsor::brings_permit(request) => sponsor::permit_gift(network, plan.payer).await.map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// The refusal of what was settled already.
 fn spent(plan: &Plan) -> Fault {
     let reason = match plan.method {
-        super::plan::Method::Eip3009 => Reason::ExactNonceUsed,
+        Method::Eip3009 => Reason::ExactNonceUsed,
         _ => Reason::Permit2InvalidNonce,
     };
     Fault::new(reason, "this payment was settled already: sign a new one").of(plan.payer)
@@ -90,15 +115,12 @@ pub(super) async fn settle(ctx: &Ctx, asked: &Asked<'_>) -> Result<SettledAnswer
     if let Some(fault) = identifier::refusal(ctx, request, plan.payer, plan.payment_id).await? {
         return Ok(asked.refused(fault));
     }
-    let mut proven = prove(network, (plan.clone(), deferred)).await;
-    if let (Ok(Proof { approve: true, .. }), Some(approval)) = (&proven, &plan.approval) {
-        proven = match sponsor::approve(network, plan.payer, approval).await {
-            Ok(()) => prove(network, (plan.clone(), None)).await,
-            Err(fault) => Err(fault),
-        };
-    }
-    let proof = match proven {
-        Ok(proof) => proof,
+    let proven = match prove(network, (plan.clone(), deferred)).await {
+        Ok(proof) => gift(ctx, network, request, &plan, proof).await.map(|gift| (proof, gift)),
+        Err(fault) => Err(fault),
+    };
+    let (proof, gift) = match proven {
+        Ok(proven) => proven,
         Err(fault) => {
             // Another call may have settled it meanwhile: that is why it would fail now.
             return match payments::get(ctx.store.read(), plan.payment_id).await? {
@@ -112,7 +134,12 @@ pub(super) async fn settle(ctx: &Ctx, asked: &Asked<'_>) -> Result<SettledAnswer
     let calls = if free { Vec::new() } else { calls(&plan, proof) };
     let row = plan.row(request, asked.body, &calls, asked.api_key);
     let settled = free.then_some(Settled { amount: plan.amount, extra: None, evidence: None });
-    store(ctx, asked, &plan, &row, settled.as_ref().map_or(Start::Waits, Start::Settled)).await
+    let start = match (&settled, &gift) {
+        (Some(settled), _) => Start::Settled(settled),
+        (None, Some(gift)) => Start::Sponsored(gift),
+        (None, None) => Start::Waits,
+    };
+    store(ctx, asked, &plan, &row, start).await
 }
 
 /// A payment that is spent and that we did not settle. If it was good when it was first shown here, somebody else may have settled
@@ -146,6 +173,7 @@ async fn store(ctx: &Ctx, asked: &Asked<'_>, plan: &Plan, row: &NewPayment, star
         Accepted::New => wait::for_result(ctx, asked, plan.payment_id).await,
         Accepted::Known(known) => again(ctx, asked, plan, *known).await,
         Accepted::Taken => Ok(asked.refused(identifier::conflict(Some(plan.payer)))),
+        Accepted::Refused(fault) => Ok(asked.refused(fault)),
     }
 }
 

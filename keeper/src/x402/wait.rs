@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::Asked;
 use super::extensions::{bazaar, receipt};
 use super::reasons::{Fault, Reason};
+use super::sponsor::{self, Gift};
 use super::wire::SettledAnswer;
 use crate::crash;
 use crate::ctx::Ctx;
@@ -67,6 +68,8 @@ pub enum Accepted {
     Known(Box<Payment>),
     /// Its identifier stands for another one.
     Taken,
+    /// It is not taken.
+    Refused(Fault),
 }
 
 /// How a payment begins.
@@ -74,6 +77,8 @@ pub enum Accepted {
 pub enum Start<'a> {
     /// It waits for a transaction.
     Waits,
+    /// And costs us more gas than that, or waits for its payer's approval before.
+    Sponsored(&'a Gift<'a>),
     /// It needs none.
     Settled(&'a Settled),
     /// It is spent, and who settled it since it was seen for the first time, unix milliseconds, is looked for.
@@ -103,6 +108,12 @@ pub async fn accept(ctx: &Ctx, asked: &Asked<'_>, new: &NewPayment, start: Start
     }
     match start {
         Start::Waits => {}
+        Start::Sponsored(gift) => {
+            if let Some(fault) = sponsor::give(&mut tx, asked.network, gift, new.payment_id, now_ms).await? {
+                tx.rollback().await?;
+                return Ok(Accepted::Refused(fault));
+            }
+        }
         Start::Settled(settled) => {
             payments::settle(&mut tx, new.payment_id, settled, now_ms).await?;
         }
@@ -114,7 +125,12 @@ pub async fn accept(ctx: &Ctx, asked: &Asked<'_>, new: &NewPayment, start: Start
     tx.commit().await?;
     crash::point("after_payment_commit");
     tracing::info!(target: "trail", step = "payment", payment = %new.payment_id, scheme = new.scheme, method = new.method);
-    let loops = if let Start::Spent(..) = start { &asked.network.aside } else { &asked.network.wake };
+    let aside = match start {
+        Start::Spent(..) => true,
+        Start::Sponsored(gift) => gift.approval.is_some(),
+        Start::Waits | Start::Settled(_) => false,
+    };
+    let loops = if aside { &asked.network.aside } else { &asked.network.wake };
     loops.notify_one();
     Ok(Accepted::New)
 }
@@ -124,7 +140,9 @@ fn result(ctx: &Ctx, asked: &Asked<'_>, payment: &Payment) -> Option<SettledAnsw
     let success = match payment.state {
         PaymentState::Settled => true,
         PaymentState::Failed => false,
-        PaymentState::Accepted | PaymentState::Queued | PaymentState::Searching => return None,
+        PaymentState::Accepted | PaymentState::Approving | PaymentState::Queued | PaymentState::Searching => {
+            return None;
+        }
     };
     // `exact` answers without an amount: it is what was asked for.
     let amount = (success && !matches!(payment.new.scheme, "exact") && payment.new.method != "claim")
@@ -164,10 +182,12 @@ async fn pending(ctx: &Ctx, asked: &Asked<'_>, payment: &Payment) -> Result<Opti
         Some(tx_id) => payments::sent_as(ctx.store.read(), tx_id).await?,
         None => None,
     };
-    let text = if payment.state == PaymentState::Searching {
-        "its nonce is spent, and who settled it is looked for: ask again with the same payment"
-    } else {
-        "the transaction is on its way: ask again with the same payment"
+    let text = match payment.state {
+        PaymentState::Searching => {
+            "its nonce is spent, and who settled it is looked for: ask again with the same payment"
+        }
+        PaymentState::Approving => "the payer's approval is on its way: ask again with the same payment",
+        _ => "the transaction is on its way: ask again with the same payment",
     };
     let refused = asked.refused(fault(Reason::SettlementPending, text));
     Ok(Some(SettledAnswer { transaction: hash.map(|hash| hash.to_string()).unwrap_or_default(), ..refused }))

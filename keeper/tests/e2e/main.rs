@@ -13,4 +13,5 @@ mod refuse_to_start;
 mod settle;
 mod x402;
 mod x402_others;
+mod x402_sponsored;
 mod x402_wallets;

@@ -142,6 +142,19 @@ pub(super) async fn post(net: &Net, route: &str, body: &Value) -> Value {
     try_post(net, route, body).await.unwrap_or_else(|| panic!("no answer\n{}", net.log_tail()))
 }
 
+/// Settles, and asks again while the result is late or nothing could be sent.
+pub(super) async fn settle(net: &Net, body: &Value) -> Value {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let answer = post(net, "/settle", body).await;
+        let late =
+            ["settlement_pending", "unexpected_settle_error"].iter().any(|late| answer["errorReason"] == json!(late));
+        if !late || std::time::Instant::now() > deadline {
+            return answer;
+        }
+    }
+}
+
 pub(super) async fn try_post(net: &Net, route: &str, body: &Value) -> Option<Value> {
     let request = net.http.post(format!("{}{route}", net.url())).json(body).timeout(PATIENCE);
     let answer = request.send().await.ok()?;

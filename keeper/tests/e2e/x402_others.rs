@@ -12,7 +12,7 @@ use quittance::x402::contracts::{
 use serde_json::{Value, json};
 
 use super::harness::{Keeper, Net};
-use super::x402::{PATIENCE, Payer, fresh, post, sent, try_post, usdc};
+use super::x402::{PATIENCE, Payer, fresh, post, sent, settle, try_post, usdc};
 
 alloy::sol! {
     struct CancelAuthorization {
@@ -85,9 +85,9 @@ async fn x402_what_somebody_else_settled_is_settled() {
     let request = payer.exact(to, 10_000);
     assert!(is_valid(&net, &request).await);
     let hash = stranger.authorization(&request).await;
-    let settled = post(&net, "/settle", &request).await;
+    let settled = settle(&net, &request).await;
     assert_eq!((&settled["success"], &settled["transaction"]), (&json!(true), &json!(hash)), "{}", net.log_tail());
-    assert_eq!(post(&net, "/settle", &request).await, settled, "the first result");
+    assert_eq!(settle(&net, &request).await, settled, "the first result");
     assert!(!is_valid(&net, &request).await);
     assert_eq!(usdc(&net, to).await, 10_000);
 
@@ -95,14 +95,14 @@ async fn x402_what_somebody_else_settled_is_settled() {
     let request = payer.permit2(false, to, 20_000);
     assert!(is_valid(&net, &request).await);
     let hash = stranger.call(EXACT_PROXY, &permitted(&request)).await;
-    let settled = post(&net, "/settle", &request).await;
+    let settled = settle(&net, &request).await;
     assert_eq!((&settled["success"], &settled["transaction"]), (&json!(true), &json!(hash)), "{}", net.log_tail());
     assert_eq!(usdc(&net, to).await, 20_000);
 
     // It was spent before anybody showed it here: an old payment, perhaps.
     let old = payer.exact(fresh(), 30_000);
     stranger.authorization(&old).await;
-    let refused = post(&net, "/settle", &old).await;
+    let refused = settle(&net, &old).await;
     assert_eq!(refused["errorReason"], json!("invalid_exact_evm_nonce_already_used"), "{refused}");
 
     // The payer takes it back.
@@ -114,10 +114,10 @@ async fn x402_what_somebody_else_settled_is_settled() {
     let signature = payer.sign(message.eip712_signing_hash(&domain)).parse().unwrap();
     let call = cancelAuthorizationCall { authorizer: message.authorizer, nonce: message.nonce, signature };
     stranger.call(USDC, &call).await;
-    let refused = post(&net, "/settle", &cancelled).await;
+    let refused = settle(&net, &cancelled).await;
     assert_eq!(refused["errorReason"], json!("invalid_exact_evm_nonce_already_used"), "{refused}");
     assert!(text(&refused, "/errorMessage").contains("cancelled"), "{refused}");
-    assert_eq!(post(&net, "/settle", &cancelled).await["success"], json!(false));
+    assert_eq!(settle(&net, &cancelled).await["success"], json!(false));
 
     // The payer signs the same nonce, receiver and amount once more, and that is what is sent.
     let to = fresh();
@@ -137,9 +137,9 @@ async fn x402_what_somebody_else_settled_is_settled() {
         "signature": payer.sign(message.eip712_signing_hash(&domain)) });
     assert!(is_valid(&net, &first).await && is_valid(&net, &other).await);
     let hash = stranger.authorization(&other).await;
-    let refused = post(&net, "/settle", &first).await;
+    let refused = settle(&net, &first).await;
     assert_eq!(refused["errorReason"], json!("invalid_exact_evm_nonce_already_used"), "{refused}");
-    let settled = post(&net, "/settle", &other).await;
+    let settled = settle(&net, &other).await;
     assert_eq!((&settled["success"], &settled["transaction"]), (&json!(true), &json!(hash)), "{settled}");
     assert_eq!(sent(&net).await, before, "nothing was sent for any of them");
 }
@@ -172,12 +172,13 @@ async fn x402_what_somebody_else_settles_meanwhile_is_settled() {
         let request = payer.exact(to, 321);
         let mut keeper = Keeper::start(&net, Some(point));
         keeper.ready(&net).await;
-        assert_eq!(try_post(&net, "/settle", &request).await, None, "{point}: it was to be killed");
+        // Whatever it answers: it ends at the point.
+        let _ = try_post(&net, "/settle", &request).await;
         assert!(keeper.ended(PATIENCE).await.is_some(), "{point} was not passed\n{}", net.log_tail());
         let hash = stranger.authorization(&request).await;
         let mut keeper = Keeper::start(&net, None);
         keeper.ready(&net).await;
-        let settled = post(&net, "/settle", &request).await;
+        let settled = settle(&net, &request).await;
         let found = (&settled["success"], &settled["transaction"]);
         assert_eq!(found, (&json!(true), &json!(hash)), "{point}\n{}", net.log_tail());
         assert_eq!(usdc(&net, to).await, 321, "{point}: paid once");

@@ -100,6 +100,10 @@ export class Chain {
     return this.public.readContract({ address: USDC, abi: TOKEN, functionName: "balanceOf", args: [address] });
   }
 
+  wei(address) {
+    return this.public.getBalance({ address });
+  }
+
   async channel(id) {
     const read = { address: BATCH, abi: CHANNELS, functionName: "channels", args: [id] };
     const [balance, totalClaimed] = await this.public.readContract(read);
