@@ -12,6 +12,7 @@ mod refusals;
 mod refuse_to_start;
 mod settle;
 mod x402;
+mod x402_extensions;
 mod x402_others;
 mod x402_sponsored;
 mod x402_wallets;

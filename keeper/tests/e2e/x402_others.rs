@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::harness::{Keeper, Net};
 use super::x402::{PATIENCE, Payer, fresh, post, sent, settle, try_post, usdc};
+use super::x402_extensions::files_hold;
 
 alloy::sol! {
     struct CancelAuthorization {
@@ -142,6 +143,7 @@ async fn x402_what_somebody_else_settled_is_settled() {
     let settled = settle(&net, &other).await;
     assert_eq!((&settled["success"], &settled["transaction"]), (&json!(true), &json!(hash)), "{settled}");
     assert_eq!(sent(&net).await, before, "nothing was sent for any of them");
+    assert_eq!(files_hold(&net).await.len(), 3);
 }
 
 /// The call that settles an `exact` payment by Permit2.

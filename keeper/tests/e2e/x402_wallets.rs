@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::harness::{Keeper, Net};
 use super::x402::{Payer, fresh, post, sent, usdc, with_amount};
+use super::x402_extensions::files_hold;
 
 /// The form of wallets with several owners: longer than a key's signature, so the token is called with bytes.
 fn long(request: &Value) -> Value {
@@ -84,6 +85,8 @@ async fn x402_payers_whose_account_is_code() {
     contract_wallet(&net).await;
     wallet_that_is_not_there_yet(&net).await;
     account_that_delegates(&net).await;
+    let files = files_hold(&net).await;
+    assert!(files.len() > 4, "{files:?}");
 }
 
 /// ERC-1271: the wallet decides.

@@ -14,6 +14,8 @@ use crate::x402::wire::Request;
 /// Name of the extension.
 pub const NAME: &str = "bazaar";
 
+/// Bytes of a declaration that is looked at.
+const MOST_EXTENSION: usize = 16 * 1024;
 /// Bytes of what is kept of one resource, and of one way to pay for it.
 const MOST_DETAILS: usize = 8 * 1024;
 const MOST_TERMS: usize = 2 * 1024;
@@ -68,6 +70,10 @@ pub fn entry(body: &[u8]) -> Result<Entry, String> {
     let body: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let payload = &body["paymentPayload"];
     let extension = &payload["extensions"][NAME];
+    // Before the schema is worked through: it is a stranger's.
+    if extension.to_string().len() > MOST_EXTENSION {
+        return Err(format!("it is larger than {MOST_EXTENSION} bytes"));
+    }
     let mut info = extension["info"].as_object().ok_or("info is missing")?.clone();
     schema::check(&extension["schema"], &Value::Object(info.clone()))?;
     let input = info.get_mut("input").and_then(Value::as_object_mut).ok_or("info.input is missing")?;
@@ -239,7 +245,8 @@ fn terms(accepted: &Value) -> Result<Terms, String> {
 pub fn outcome(body: &[u8]) -> Value {
     match entry(body) {
         Ok(_) => json!({ "status": "processing" }),
-        Err(reason) => json!({ "status": "rejected", "rejectedReason": reason }),
+        // It may quote the declaration, and goes into a header.
+        Err(reason) => json!({ "status": "rejected", "rejectedReason": reason.chars().take(200).collect::<String>() }),
     }
 }
 
@@ -315,7 +322,8 @@ mod tests {
             (format!("{extension}/info/input/method"), json!("POST"), "does not fit enum"),
             (format!("{extension}/schema"), json!({ "$ref": "https://elsewhere.example" }), "not checked here"),
             (format!("{extension}/schema"), json!(null), "no schema"),
-            (format!("{extension}/info/input/queryParams"), json!({ "a": "x".repeat(9_000) }), "larger than"),
+            (format!("{extension}/info/input/queryParams"), json!({ "a": "x".repeat(9_000) }), "larger than 8192"),
+            (format!("{extension}/info/input/queryParams"), json!({ "a": "x".repeat(17_000) }), "larger than 16384"),
             ("/paymentPayload/resource/url".to_owned(), json!("file:///etc/passwd"), "neither http nor https"),
             ("/paymentPayload/resource/url".to_owned(), json!("seller.example"), "no URL"),
             ("/paymentPayload/accepted/payTo".to_owned(), json!("0x1"), "no address"),
