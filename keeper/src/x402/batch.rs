@@ -284,7 +284,8 @@ async fn act(ctx: &Ctx, asked: &Asked<'_>, row: Row) -> Result<SettledAnswer> {
     match wait::accept(ctx, asked, &new, gift.as_ref().map_or(Start::Waits, Start::Sponsored)).await? {
         Accepted::Refused(fault) => Ok(asked.refused(fault)),
         Accepted::Taken => Ok(asked.refused(identifier::conflict(row.payer))),
-        Accepted::New | Accepted::Known(_) => wait::for_result(ctx, asked, row.id).await,
+        Accepted::New => wait::after(ctx, asked, &new).await,
+        Accepted::Known(_) => wait::for_result(ctx, asked, row.id).await,
     }
 }
 

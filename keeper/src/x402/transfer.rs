@@ -170,7 +170,7 @@ async fn by_others(
 /// Stores a payment and waits for its result.
 async fn store(ctx: &Ctx, asked: &Asked<'_>, plan: &Plan, row: &NewPayment, start: Start<'_>) -> Result<SettledAnswer> {
     match wait::accept(ctx, asked, row, start).await? {
-        Accepted::New => wait::for_result(ctx, asked, plan.payment_id).await,
+        Accepted::New => wait::after(ctx, asked, row).await,
         Accepted::Known(known) => again(ctx, asked, plan, *known).await,
         Accepted::Taken => Ok(asked.refused(identifier::conflict(Some(plan.payer)))),
         Accepted::Refused(fault) => Ok(asked.refused(fault)),

@@ -40,10 +40,7 @@ pub async fn for_result(ctx: &Ctx, asked: &Asked<'_>, payment_id: B256) -> Resul
             return Ok(answer);
         }
         if asked.at_once {
-            let fault =
-                Fault::new(Reason::SettlementPending, "the payment is stored: its job tells what becomes of it");
-            let fault = Fault { payer: payment.new.payer, ..fault };
-            return Ok(SettledAnswer { job: Some(payment_id), ..asked.refused(fault) });
+            return Ok(job(asked, &payment.new));
         }
         if Instant::now() >= deadline || ctx.closing.is_cancelled() {
             match pending(ctx, asked, &payment).await? {
@@ -57,6 +54,23 @@ pub async fn for_result(ctx: &Ctx, asked: &Asked<'_>, payment_id: B256) -> Resul
             () = tokio::time::sleep_until(deadline.min(Instant::now() + LOOK)) => {}
         }
     }
+}
+
+/// The answer to a payment that was stored a moment ago: its job for a caller that does not wait, else its result.
+///
+/// # Errors
+/// As [`for_result`].
+pub async fn after(ctx: &Ctx, asked: &Asked<'_>, new: &NewPayment) -> Result<SettledAnswer> {
+    // What needs no transaction has its result.
+    if asked.at_once && !new.calls.is_empty() {
+        return Ok(job(asked, new));
+    }
+    for_result(ctx, asked, new.payment_id).await
+}
+
+fn job(asked: &Asked<'_>, new: &NewPayment) -> SettledAnswer {
+    let fault = Fault::new(Reason::SettlementPending, "the payment is stored: its job tells what becomes of it");
+    SettledAnswer { job: Some(new.payment_id), ..asked.refused(Fault { payer: new.payer, ..fault }) }
 }
 
 /// What became of a payment that was to be stored.
