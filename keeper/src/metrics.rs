@@ -143,6 +143,7 @@ pub const SERIES: &[Series] = &[
     gauge("quittance_tx_in_flight", "chain", "Transactions sent and not mined"),
     gauge("quittance_tx_oldest_seconds", "chain", "Age of the oldest of both"),
     gauge("quittance_tx_paused", "chain", "1 while there is not enough gas money"),
+    gauge("quittance_x402_key_balance_ether", "chain key", "What a key that settles x402 payments has for gas"),
     gauge("quittance_x402_sponsored_ether", "chain", "Gas money that was given to x402 payers within a day"),
     gauge("quittance_x402_sponsor_budget_ether", "chain", "Gas money that x402 payers may be given within a day"),
     gauge("quittance_x402_waiting", "", "x402 payments that wait for a transaction"),

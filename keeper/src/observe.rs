@@ -9,11 +9,13 @@ use alloy::primitives::{Address, B256, U256};
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::Side;
+use crate::chain::batch::{Ask, number as quantity};
 use crate::crypto::load_signer;
 use crate::ctx::{Ctx, SharedCtx};
 use crate::error::Result;
 use crate::ingest;
 use crate::store::{operations, orders, records};
+use crate::x402::state::Network;
 
 /// Between two looks at the store, and clean-ups of the metrics recorder.
 const STORE_EVERY: Duration = Duration::from_secs(5);
@@ -64,6 +66,9 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
             }
             for side in [Side::Base, Side::OpenGradient] {
                 chain(&ctx, side, &mut signers).await;
+            }
+            for network in &ctx.x402.networks {
+                x402_keys(&ctx, network).await;
             }
             chains_at = Some(Instant::now());
         }
@@ -136,6 +141,21 @@ async fn chain(ctx: &Ctx, side: Side, signers: &mut BTreeMap<&'static str, Addre
         let low = format!("{signer} has {} ether left for gas on {name}: send it some", ether(balance));
         let key = if side == Side::Base { "gas_base" } else { "gas_opengradient" };
         ctx.warnings.set(key, (balance < U256::from(LOW_GAS)).then_some(low));
+    }
+}
+
+/// Gas money of the keys that settle x402 payments.
+async fn x402_keys(ctx: &Ctx, network: &Network) {
+    let asks: Vec<Ask> = network.lanes.iter().map(|lane| Ask::balance(lane.address)).collect();
+    let Ok(answers) = network.rpc.batch(&asks).await else { return };
+    let chain = network.config.chain_id;
+    for (lane, answer) in network.lanes.iter().zip(&answers) {
+        let Some(balance) = answer.as_ref().ok().and_then(|answer| quantity(answer)) else { continue };
+        let labels = [("chain", chain.to_string()), ("key", lane.name.clone())];
+        metrics::gauge!("quittance_x402_key_balance_ether", &labels).set(ether(balance));
+        let low =
+            format!("{} has {} ether left for x402 payments on chain {chain}: send it some", lane.name, ether(balance));
+        ctx.warnings.set(lane.beat, (balance < U256::from(LOW_GAS)).then_some(low));
     }
 }
 

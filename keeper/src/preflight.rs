@@ -1,4 +1,6 @@
-//! What must hold before the keeper starts: chains, contracts, roles, gas, database, clock.
+//! What must hold before the keeper starts: chains, contracts, roles, gas, database, clock, networks of x402 payments.
+
+mod x402;
 
 use alloy::eips::BlockNumberOrTag;
 use alloy::primitives::{Address, B256, Bytes, U256};
@@ -150,6 +152,7 @@ pub async fn survey(ctx: &Ctx) -> (Vec<Check>, Option<Facts>) {
         }
         checks.head("og_clock", head(ctx, &ctx.og, "og_clock", og.start_block).await);
     }
+    x402::survey(ctx, &mut checks).await;
     (checks.0, lock_tail.map(|lock_tail| Facts { lock_tail }))
 }
 

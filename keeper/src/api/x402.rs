@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::body::bytes;
-use super::error::{ApiResult, ErrorBody};
+use super::error::{ApiError, ApiResult, ErrorBody};
 use super::gateway::accepted;
 use super::orders::wants_async;
 use crate::admission::caller::{Caller, caller};
@@ -19,15 +19,17 @@ use crate::admission::pressure::{Shed, refuse};
 use crate::admission::{Route, count_all, count_caller};
 use crate::clock::iso;
 use crate::ctx::{Ctx, SharedCtx};
-use crate::error::Error;
-use crate::store::payments;
+use crate::error::{Code, Error};
+use crate::store::{api_keys, payments};
 use crate::types::PaymentState;
 use crate::x402::wire::{SettledAnswer, Supported, Verified};
 use crate::x402::{self, networks};
 
 /// Whether a payment would be settled now. Nothing is stored.
 #[utoipa::path(post, path = "/verify", tag = "x402", request_body = Object,
-    responses((status = 200, body = Verified), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+    params(("Authorization" = Option<String>, Header, description = "Bearer API-KEY of scope settle, where the keeper wants one")),
+    responses((status = 200, body = Verified), (status = 401, description = "An API key of scope settle is wanted", body = ErrorBody),
+        (status = 429, description = "Too many of this caller, or of this payer", body = ErrorBody), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub async fn verify(
     State(ctx): State<SharedCtx>,
     extensions: Extensions,
@@ -42,11 +44,14 @@ pub async fn verify(
 /// Settles a payment and waits for its receipt. The same payment again gets the same answer. With `Prefer: respond-async` a
 /// payment that is stored and has no result yet is answered at once, as a job.
 #[utoipa::path(post, path = "/settle", tag = "x402", request_body = Object,
-    params(("Prefer" = Option<String>, Header, description = "respond-async: answer 202 with a job")),
+    params(("Prefer" = Option<String>, Header, description = "respond-async: answer 202 with a job"),
+        ("Authorization" = Option<String>, Header, description = "Bearer API-KEY of scope settle, where the keeper wants one")),
     responses((status = 202, description = "On its way: {paymentJob: {jobId, queue, status, createdAt, updatedAt, result?, \
             error?}}, see /settle/{job}"),
         (status = 200, body = SettledAnswer, headers(("extension-responses" = Option<String>,
             description = "base64 of {bazaar: {status, rejectedReason?}}, for a payment whose server declared its resource"))),
+        (status = 401, description = "An API key of scope settle is wanted", body = ErrorBody),
+        (status = 429, description = "Too many of this caller, or of this payer", body = ErrorBody),
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub async fn settle(
     State(ctx): State<SharedCtx>,
@@ -118,5 +123,10 @@ async fn admit(ctx: &Ctx, extensions: &Extensions, headers: &HeaderMap) -> ApiRe
     let caller = caller(ctx, extensions, headers).await?;
     count_caller(ctx, Route::Payments, &caller, 1)?;
     count_all(ctx, Route::Payments, 1)?;
+    let bears = caller.key.as_ref().is_some_and(|key| key.has(api_keys::SETTLE));
+    if ctx.config.x402.key_required && !bears {
+        let text = "this facilitator serves callers with an API key of scope settle (Authorization: Bearer …)";
+        return Err(ApiError::new(Code::Unauthorized, text));
+    }
     Ok(caller)
 }

@@ -26,9 +26,9 @@ pub struct Create {
     /// Whose it is
     name: String,
     /// What it opens: read (receipts and accounts of every payer), completions (metered by the keeper), gateway (settle_data,
-    /// heartbeat, and what was used with this key)
+    /// heartbeat, and what was used with this key), settle (x402 payments, where `x402.key_required`)
     #[arg(long, value_delimiter = ',', default_values_t = [api_keys::READ.to_owned()],
-        value_parser = [api_keys::READ, api_keys::COMPLETIONS, api_keys::GATEWAY])]
+        value_parser = [api_keys::READ, api_keys::COMPLETIONS, api_keys::GATEWAY, api_keys::SETTLE])]
     scope: Vec<String>,
     #[command(flatten)]
     at: At,

@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct X402 {
+    /// Verify and settle only for callers with an API key of scope `settle`.
+    pub key_required: bool,
     /// Milliseconds that `POST /settle` waits for the receipt before it answers `settlement_pending`. Clients give up after 30
     /// seconds (og-x402) or 90.
     pub settle_wait_ms: u64,
@@ -20,7 +22,7 @@ pub struct X402 {
 
 impl Default for X402 {
     fn default() -> Self {
-        Self { settle_wait_ms: 25_000, max_body: 256 * 1024, networks: Vec::new() }
+        Self { key_required: false, settle_wait_ms: 25_000, max_body: 256 * 1024, networks: Vec::new() }
     }
 }
 

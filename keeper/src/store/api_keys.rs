@@ -16,6 +16,9 @@ pub const COMPLETIONS: &str = "completions";
 /// Scope of keys of gateways: proofs, heartbeats, and their own figures of use.
 pub const GATEWAY: &str = "gateway";
 
+/// Scope of keys of resource servers: to verify and settle x402 payments where that wants a key.
+pub const SETTLE: &str = "settle";
+
 /// What is stored of a key. Keys are 256 random bits, so one hash is enough.
 pub fn hash(key: &str) -> B256 {
     keccak256(key.as_bytes())

@@ -16,7 +16,7 @@ async fn a_keeper_that_cannot_work_refuses_to_start_and_says_why() {
         change(&mut config);
         config
     };
-    let cases: [(&str, Config); 7] = [
+    let cases: [(&str, Config); 10] = [
         (
             "preflight base_chain_id",
             changed(|config| {
@@ -30,6 +30,16 @@ async fn a_keeper_that_cannot_work_refuses_to_start_and_says_why() {
         ("preflight base_wiring", changed(|config| config.base.escrow = config.base.node_registry)),
         ("preflight hot_key", changed(|config| config.keeper.id = B256::repeat_byte(0x77))),
         ("preflight base_gas", changed(|config| config.base.key = config.keeper.receipt_key.clone())),
+        ("preflight x402_code", changed(|config| config.x402.networks[0].forwarder = Address::repeat_byte(0x77))),
+        // A key that the forwarder does not know, and one without gas.
+        (
+            "preflight x402_keys",
+            changed(|config| config.x402.networks[0].keys = vec![config.keeper.receipt_key.clone()]),
+        ),
+        (
+            "preflight x402_gas",
+            changed(|config| config.x402.networks[0].keys = vec![config.keeper.receipt_key.clone()]),
+        ),
         ("bad_configuration", changed(|config| config.batch.max_rows = 257)),
     ];
     for (reason, config) in cases {

@@ -56,6 +56,7 @@ async fn operators_see_and_set_right() {
         config.nodes[1].meter_key = Some(config.base.key.clone());
         config.base.escrow = config.base.ledger;
         config.rates.clear();
+        config.x402.networks[0].keys = vec![config.keeper.receipt_key.clone()];
     });
     let (code, said, _) = net.run(&ill, &["doctor", "--json"]).await;
     let failed: Vec<&str> = said["checks"]
@@ -66,7 +67,7 @@ async fn operators_see_and_set_right() {
         .map(|check| check["check"].as_str().unwrap())
         .collect();
     assert_eq!(code, 1);
-    for name in ["rates", "base_wiring", "node_registry", "node_reachable"] {
+    for name in ["rates", "base_wiring", "node_registry", "node_reachable", "x402_keys", "x402_gas"] {
         assert!(failed.contains(&name), "{name} in {failed:?}");
     }
 

@@ -198,6 +198,26 @@ async fn keys_of_gateways() {
 }
 
 #[tokio::test]
+async fn keys_of_servers_that_settle() {
+    let open = Api::with(&[], true, |_| {}).await;
+    let (status, body) = open.post("/settle", "{}".to_owned(), &[]).await;
+    assert_eq!((status, &body["errorReason"]), (200, &json!("invalid_payload")), "anybody may ask: {body}");
+    let api = Api::with(&[], true, |config| config.x402.key_required = true).await;
+    let mut tx = api.ctx.store.write().await.unwrap();
+    api_keys::insert(&mut tx, "reads", "r", api_keys::READ, 1).await.unwrap();
+    api_keys::insert(&mut tx, "settles", "s", "read settle", 1).await.unwrap();
+    tx.commit().await.unwrap();
+    for route in ["/verify", "/settle"] {
+        for headers in [&[][..], &[("authorization", "Bearer reads")], &[("authorization", "Bearer nobody")]] {
+            let (status, body) = api.post(route, "{}".to_owned(), headers).await;
+            assert_eq!((status, code(&body)), (401, "unauthorized".to_owned()), "{body}");
+        }
+        let (status, body) = api.post(route, "{}".to_owned(), &[("authorization", "Bearer settles")]).await;
+        assert_eq!(status, 200, "{body}");
+    }
+}
+
+#[tokio::test]
 async fn use_is_summed_by_day_and_a_gateway_sees_its_own() {
     let api = Api::with(&[], false, |_| {}).await;
     let now_ms = api.ctx.clock.now_ms();

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::ctx::Ctx;
 use crate::preflight::{self, Check, Outcome};
 use crate::store::Store;
+use crate::x402::state::Facilitator;
 
 /// Check what a keeper needs: keys, database, chains, contracts, gas, nodes, prices.
 #[derive(Args, Debug)]
@@ -43,7 +44,11 @@ impl Doctor {
             }
             store
         };
-        let ctx = Ctx::new(config, store)?;
+        let mut ctx = Ctx::new(config, store)?;
+        match Facilitator::load(&ctx.config) {
+            Ok(facilitator) => ctx.x402 = facilitator,
+            Err(error) => note("x402", Outcome::Failed(error.to_string())),
+        }
         let (chains, _) = preflight::survey(&ctx).await;
         for Check { name, outcome } in chains {
             note(name, outcome);
