@@ -15,7 +15,7 @@ use quittance::store::receipts::{Captured, Path};
 use quittance::store::records::Due;
 use quittance::store::{
     Store, batches, captures, challenges, closing, events, identifiers, intake, limits, operations, orders,
-    publications, receipts, records, resources, steps, txs, usage,
+    publications, receipts, records, resources, searches, sponsored, steps, txs, usage,
 };
 use quittance::{chain::logs::Contract, finish, relay, settle};
 use quittance_bindings::typed::Inference;
@@ -142,6 +142,12 @@ async fn look(store: &Store) {
     challenges::unwatched(store, me, 0, 10).await.unwrap();
     operations::unsettled(store).await.unwrap();
     operations::oldest_tx(store, CHAIN).await.unwrap();
+    // Beside x402 payments.
+    searches::open(store.read(), CHAIN, 10).await.unwrap();
+    searches::not_final(store.read(), CHAIN).await.unwrap();
+    sponsored::open(store.read(), CHAIN, 10).await.unwrap();
+    sponsored::used(store.read(), CHAIN, me, 0).await.unwrap();
+    sponsored::waiting(store.read(), id).await.unwrap();
     // Dispatch, intake, transactions, the watcher.
     orders::unanswered(store.read()).await.unwrap();
     orders::any_due(store.read(), 0).await.unwrap();

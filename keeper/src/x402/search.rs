@@ -30,8 +30,12 @@ const SLACK: u64 = 120;
 const RETRY_MS: i64 = 3_000;
 /// Milliseconds between a search that finds nothing and the one that confirms it: endpoints may be behind.
 const CONFIRM_MS: i64 = 3_000;
-/// Transactions that one search opens at most, newest first.
-const MOST: usize = 500;
+/// Requests for logs of one look at a payment.
+const LOOKS: u32 = 10;
+/// Transactions that one look opens at most, newest first.
+const MOST: usize = 200;
+/// Seconds that a search goes back at most.
+const LONGEST: u64 = 14 * 86_400;
 
 /// Payments without an answer after which a look ends: an odd one must not stop the others, a dead endpoint must.
 const UNANSWERED: u32 = 3;
@@ -45,6 +49,8 @@ enum Seen {
     Nothing,
     /// No block has the nonce.
     Unspent,
+    /// Not all blocks were looked at.
+    More,
 }
 
 /// Searches of a network.
@@ -53,11 +59,13 @@ pub(super) struct Search {
     range: u64,
     /// When a search found nothing for the first time, milliseconds.
     missed: HashMap<B256, i64>,
+    /// Block up to which a search that takes several looks has still to go.
+    left: HashMap<B256, u64>,
 }
 
 impl Search {
     pub(super) fn new(network: &Network) -> Self {
-        Self { range: network.config.log_range.max(1), missed: HashMap::new() }
+        Self { range: network.config.log_range.max(1), missed: HashMap::new(), left: HashMap::new() }
     }
 
     /// One look at all that is searched. True while something is left.
@@ -65,12 +73,18 @@ impl Search {
         let chain_id = network.config.chain_id;
         finish(ctx, network, lease).await?;
         let open = searches::open(ctx.store.read(), chain_id, AT_ONCE).await?;
-        self.missed.retain(|id, _| open.iter().any(|payment| payment.new.payment_id == *id));
+        let is_open = |id: &B256| open.iter().any(|payment| payment.new.payment_id == *id);
+        self.missed.retain(|id, _| is_open(id));
+        self.left.retain(|id, _| is_open(id));
         let mut unanswered = 0;
         for payment in &open {
             ctx.life.beat(network.aside_beat);
             let looked = match Trace::of(payment) {
-                Some(trace) => self.look(network, payment, &trace).await,
+                Some(trace) => {
+                    let first = u64::try_from(payment.created_ms / 1_000).unwrap_or(0).saturating_sub(SLACK);
+                    let since = first.max(ctx.clock.now().saturating_sub(LONGEST));
+                    self.look(network, &trace, since).await
+                }
                 None => Ok(Seen::Nothing),
             };
             let seen = match looked {
@@ -89,16 +103,20 @@ impl Search {
         Ok(!open.is_empty())
     }
 
-    async fn look(&mut self, network: &Network, payment: &Payment, trace: &Trace) -> Result<Seen> {
+    /// Reads logs from the newest block back to `since`, unix seconds, some at a time: a long search keeps no other one waiting.
+    async fn look(&mut self, network: &Network, trace: &Trace, since: u64) -> Result<Seen> {
         let rpc = &network.rpc;
         let Some(head) = rpc.head(BlockNumberOrTag::Latest).await? else { return Ok(Seen::Unspent) };
         if !spent(network, trace, head).await? {
             return Ok(Seen::Unspent);
         }
-        let since = u64::try_from(payment.created_ms / 1_000).unwrap_or(0).saturating_sub(SLACK);
-        let mut to = head.number;
+        let id = trace.payment_id;
+        let mut to = self.left.remove(&id).unwrap_or(head.number).min(head.number);
+        let began = to;
         let mut opened = Vec::new();
-        loop {
+        let mut looks = 0;
+        while looks < LOOKS {
+            looks += 1;
             let from = (to + 1).saturating_sub(self.range);
             let logs = match rpc.logs(trace.filter().from_block(from).to_block(to)).await {
                 Ok(logs) => logs,
@@ -113,7 +131,12 @@ impl Search {
                     Some(Kind::Cancelled) => return Ok(Seen::Cancelled),
                     Some(Kind::Candidate(hash)) if !opened.contains(&hash) => {
                         if opened.len() >= MOST {
-                            return Ok(Seen::Nothing);
+                            // On from there at the next look; never from where this one began.
+                            let Some(block) = log.block_number.filter(|block| *block < began) else {
+                                return Ok(Seen::Nothing);
+                            };
+                            self.left.insert(id, block);
+                            return Ok(Seen::More);
                         }
                         opened.push(hash);
                         let found = open(network, trace, hash).await?;
@@ -124,11 +147,13 @@ impl Search {
                     _ => {}
                 }
             }
-            if from == 0 || rpc.head(from.into()).await?.is_some_and(|first| first.timestamp < since) {
+            if from == 0 || rpc.head(from.into()).await?.is_none_or(|first| first.timestamp < since) {
                 return Ok(Seen::Nothing);
             }
             to = from - 1;
         }
+        self.left.insert(id, to);
+        Ok(Seen::More)
     }
 
     async fn conclude(
@@ -145,6 +170,7 @@ impl Search {
         let text = payment.message.clone().unwrap_or_default();
         let mut tx = lease.write(&ctx.store).await?;
         let outcome = match seen {
+            Seen::More => return Ok(tx.rollback().await?),
             Seen::Found(finds) => {
                 let mut settled = false;
                 for find in &finds {
