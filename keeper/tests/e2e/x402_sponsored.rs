@@ -126,9 +126,9 @@ async fn x402_gas_money_has_limits_that_survive_a_restart() {
     };
     let payers = penniless(&net, &["x402-first", "x402-second"]).await;
     let [first, second] = payers.as_slice() else { panic!() };
-    // Room for one approval and a half.
+    // Room for one approval and what it costs to bring its gas money, not for two.
     let each = u64::try_from(exactly_once()).unwrap();
-    let config = with(&|sponsor| sponsor.day_wei = each + each / 2);
+    let config = with(&|sponsor| sponsor.day_wei = 2 * each - 1);
     let mut keeper = Keeper::start_with(&net, &config, None);
     keeper.ready(&net).await;
     let (request, approval) = approving(first, fresh(), PERMIT2);
