@@ -105,6 +105,15 @@ pub enum Standing {
 pub async fn standing(ctx: &Ctx, order_id: B256) -> ApiResult<Standing> {
     let order = orders::get(ctx.store.read(), order_id).await?;
     let order = order.ok_or_else(|| ApiError::new(Code::NotFound, "this keeper does not know the order"))?;
+    standing_of(ctx, order).await
+}
+
+/// How an order stands that was read a moment ago.
+///
+/// # Errors
+/// `order_closed`, `internal`.
+pub async fn standing_of(ctx: &Ctx, order: OrderRow) -> ApiResult<Standing> {
+    let order_id = order.order_id;
     if let Some(answered) = answered(ctx, &order).await? {
         return Ok(Standing::Answered(Box::new(answered)));
     }

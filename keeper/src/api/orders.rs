@@ -8,12 +8,12 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Extensions, HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use quittance_bindings::typed::{Order, order_id};
+use quittance_bindings::typed::{Order, domain, order_id};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::answer::{Answered, Pending, Standing, standing, wait};
+use super::answer::{Answered, Pending, Standing, standing, standing_of, wait};
 use super::body::{json_bytes, parse};
 use super::error::{ApiError, ApiResult, ErrorBody};
 use super::stream;
@@ -96,10 +96,10 @@ pub async fn submit(
     if streams {
         return stream::respond(ctx, id, taken.kept, place).await;
     }
-    let standing = if wants_async(&headers) {
-        standing(&ctx, id).await?
-    } else {
-        wait(&ctx, id, Duration::from_millis(ctx.config.api.wait_ms)).await?
+    let standing = match taken.known {
+        _ if !wants_async(&headers) => wait(&ctx, id, Duration::from_millis(ctx.config.api.wait_ms)).await?,
+        Some(known) => standing_of(&ctx, *known).await?,
+        None => standing(&ctx, id).await?,
     };
     Ok(match standing {
         Standing::Answered(answered) => Json(answered).into_response(),
@@ -112,6 +112,8 @@ struct Taken {
     order_id: B256,
     /// Kept from the dispatcher for the bearer that streams.
     kept: bool,
+    /// The order as it was found, when it was handed in before.
+    known: Option<Box<OrderRow>>,
 }
 
 async fn take(ctx: &Ctx, submission: Submission) -> ApiResult<Taken> {
@@ -127,6 +129,17 @@ async fn take(ctx: &Ctx, submission: Submission) -> ApiResult<Taken> {
     let hashes: Vec<B256> =
         canonical_request(request.get().as_bytes())?.iter().map(|canonical| canonical.hash).collect();
     let blinding = submission.blinding.unwrap_or_default();
+    let id = order_id(&order, &domain(base.chain_id, base.escrow));
+    if let Some(claimed) = submission.order_id.filter(|claimed| *claimed != id) {
+        let text = "the order has another id under this keeper's escrow: it was made for another chain or contract";
+        return Err(Refusal::mismatch(Code::WrongChain, text, claimed.to_string(), id.to_string()).into());
+    }
+    let known = orders::get(ctx.store.read(), id).await?;
+    let held = known.as_ref().is_some_and(|known| known.held);
+    if let Some(known) = known.filter(|known| known.request_hash.is_some()) {
+        again(&known, &order, &hashes, blinding, submission.signature.as_ref().map(AsRef::as_ref))?;
+        return Ok(Taken { order_id: id, kept: false, known: Some(Box::new(known)) });
+    }
     let rules = Rules {
         chain_id: base.chain_id,
         escrow: base.escrow,
@@ -136,22 +149,12 @@ async fn take(ctx: &Ctx, submission: Submission) -> ApiResult<Taken> {
         chain_now: ingest::chain_now(ctx).await?,
         min_time_left: settlement_horizon(&ctx.config),
     };
-    let id = order_id(&order, &rules.domain());
-    if let Some(claimed) = submission.order_id.filter(|claimed| *claimed != id) {
-        let text = "the order has another id under this keeper's escrow: it was made for another chain or contract";
-        return Err(Refusal::mismatch(Code::WrongChain, text, claimed.to_string(), id.to_string()).into());
-    }
-    let known = orders::get(ctx.store.read(), id).await?;
-    if let Some(known) = known.as_ref().filter(|known| known.request_hash.is_some()) {
-        again(known, &order, &hashes, blinding, submission.signature.as_ref().map(AsRef::as_ref))?;
-        return Ok(Taken { order_id: id, kept: false });
-    }
     let handed = Handed {
         order: &order,
         signature: submission.signature.as_ref().map(AsRef::as_ref),
         request_hashes: &hashes,
         blinding,
-        held: known.as_ref().is_some_and(|known| known.held),
+        held,
     };
     let Checked { request_hash, signature, .. } = check(&handed, &rules)?;
     // Only now is it known to be the payer's, or to be held, which costs whoever did it.
@@ -176,7 +179,7 @@ async fn take(ctx: &Ctx, submission: Submission) -> ApiResult<Taken> {
     }));
     let done = ctx.ingest.submit(job).await?;
     tracing::info!(target: "trail", step = "taken", order = %id, %payer);
-    Ok(Taken { order_id: id, kept: submission.stream && done == Done::Admitted })
+    Ok(Taken { order_id: id, kept: submission.stream && done == Done::Admitted, known: None })
 }
 
 /// The same order again: its bearer must know the request and have the payer's signature, as the first time.
