@@ -1,6 +1,8 @@
 //! Checks the receipt file of an x402 payment: by itself, and against the chain that the payment was settled on.
 
 use alloy::primitives::{Address, B256, U256};
+use alloy::sol_types::SolValue;
+use quittance_bindings::x402_forwarder::IX402Forwarder::Call;
 
 use super::online::{keeper, transaction};
 use super::payment::{PaymentFile, SCHEMA, digest, rail};
@@ -10,8 +12,10 @@ use crate::store::payments::{NewPayment, Payment};
 use crate::types::PaymentState;
 use crate::verify::order::recover;
 use crate::x402::channel::{self, Asked, Payload};
+use crate::x402::evidence::Trace;
 use crate::x402::outcome;
 use crate::x402::permit2::Charge;
+use crate::x402::plan::Plan;
 use crate::x402::transfer;
 use crate::x402::wire::Request;
 
@@ -45,16 +49,23 @@ pub fn offline(file: &PaymentFile) -> Vec<Check> {
     checks
 }
 
+fn request(file: &PaymentFile) -> Result<Request, String> {
+    Request::parse(file.authorization.to_string().as_bytes()).1.map_err(|fault| fault.message)
+}
+
+/// What was signed for a transfer.
+fn plan(file: &PaymentFile, request: &Request) -> Result<Plan, String> {
+    let checked = transfer::check(file.network.forwarder, request, Charge::Asked, None);
+    let (plan, wrong) = checked.map_err(|fault| fault.message)?;
+    wrong.map_or(Ok(plan), |fault| Err(fault.message))
+}
+
 fn signed(file: &PaymentFile) -> Result<Signed, String> {
-    let request = Request::parse(file.authorization.to_string().as_bytes()).1.map_err(|fault| fault.message)?;
+    let request = request(file)?;
     equal("chain", file.network.chain_id, request.chain_id)?;
     equal("scheme", file.payment.scheme.clone(), request.requirements.scheme.clone())?;
     if file.payment.scheme != "batch-settlement" {
-        let (plan, wrong) =
-            transfer::check(file.network.forwarder, &request, Charge::Asked, None).map_err(|fault| fault.message)?;
-        if let Some(fault) = wrong {
-            return Err(fault.message);
-        }
+        let plan = plan(file, &request)?;
         return Ok(Signed {
             payment_id: Some(plan.payment_id),
             payer: Some(plan.payer),
@@ -170,31 +181,49 @@ pub async fn online(file: &PaymentFile, base: &Rpc) -> Vec<Check> {
     checks
 }
 
-/// Whether the transaction's events are of this payment.
+/// Whether the transaction carries what was signed, and its events are of this payment.
 async fn moved(file: &PaymentFile, rpc: &Rpc) -> Result<String, String> {
     let Some(hash) = file.transaction.filter(|_| file.block.is_some()) else { return Ok("none yet".to_owned()) };
     let receipt = rpc.receipt_anywhere(hash).await.map_err(|error| error.to_string())?;
     let receipt = receipt.ok_or_else(|| format!("the chain does not know transaction {hash}"))?;
     let place = outcome::evidence(&receipt).ok_or("the transaction is in no block")?;
-    let payment = stored(file)?;
+    let mut payment = stored(file)?;
+    let trace = if outcome::method(&payment).of_channel() {
+        None
+    } else {
+        let plan = plan(file, &request(file)?)?;
+        let call = Call { id: plan.payment_id, target: plan.target, gas: 0, data: plan.calldata };
+        payment.new.calls = vec![call].abi_encode();
+        let trace = Trace::of(&payment).ok_or("what was signed cannot be read")?;
+        // Another payment of the same money to the same receiver is not this one.
+        let input = rpc.input(hash).await.map_err(|error| error.to_string())?;
+        if !input.is_some_and(|(_, input)| trace.is_in(&input)) {
+            return Err(format!("transaction {hash} does not carry what the payer signed"));
+        }
+        Some(trace)
+    };
     let parts = outcome::parts(&receipt, file.network.forwarder);
-    let settled = match parts.get(&file.payment_id) {
-        part @ Some(_) => outcome::of(&payment, part, place),
-        // Whoever sent it, the token tells.
-        None => {
+    let amount = match (parts.get(&file.payment_id), &trace) {
+        // Somebody else sent it: the token and its contract tell.
+        (None, Some(trace)) => {
+            let found = trace.finds(&receipt, file.network.forwarder);
+            let wanted = found.iter().find(|find| find.amount == payment.new.amount);
+            wanted.ok_or("the transaction did not move exactly this money")?.amount
+        }
+        (part @ Some(_), _) => outcome::of(&payment, part, place).map_err(|fault| fault.message)?.amount,
+        (None, None) => {
             let whole = outcome::Part {
                 success: receipt.status(),
                 reason: Default::default(),
                 logs: receipt.logs().iter().collect(),
             };
-            outcome::of(&payment, Some(&whole), place)
+            outcome::of(&payment, Some(&whole), place).map_err(|fault| fault.message)?.amount
         }
     };
-    let settled = settled.map_err(|fault| fault.message)?;
-    equal("amount", payment.new.amount, settled.amount)?;
+    equal("amount", payment.new.amount, amount)?;
     Ok(match file.payment.method.as_str() {
         "claim" => "the claim was made".to_owned(),
-        _ => format!("{} token units moved", settled.amount),
+        _ => format!("{amount} token units moved"),
     })
 }
 

@@ -46,7 +46,9 @@ impl Net {
     pub async fn up_as(options: Options) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
-        let devnet = up(dir.path(), options).await.unwrap();
+        let mut devnet = up(dir.path(), options).await.unwrap();
+        // What a slow machine needs is no refusal.
+        devnet.config.x402.settle_wait_ms = 120_000;
         Self { devnet, http: reqwest::Client::new(), _dir: dir }
     }
 

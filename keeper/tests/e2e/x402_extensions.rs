@@ -20,6 +20,7 @@ pub(super) async fn play(net: &Net, payer: &Payer<'_>) {
     assert!(files.len() > 8 && amounts.contains(&"1234") && amounts.contains(&"0"), "{amounts:?}");
     let unknown = net.http.get(format!("{}/receipts/{}", net.url(), B256::repeat_byte(1))).send().await.unwrap();
     assert_eq!(unknown.status().as_u16(), 404);
+    a_transaction_of_another_payment_proves_nothing(net, payer).await;
     a_job_for_those_who_do_not_wait(net, payer).await;
 }
 
@@ -121,6 +122,33 @@ pub(super) async fn files_hold(net: &Net) -> Vec<PaymentFile> {
         files.push(file);
     }
     files
+}
+
+/// Two payments of the same money to the same receiver: the transaction of one is none of the other's.
+async fn a_transaction_of_another_payment_proves_nothing(net: &Net, payer: &Payer<'_>) {
+    let to = fresh();
+    for request in
+        [payer.exact(to, 21), payer.exact(to, 21), payer.permit2(false, to, 21), payer.permit2(false, to, 21)]
+    {
+        let settled = post(net, "/settle", &request).await;
+        assert_eq!(settled["success"], json!(true), "{settled}\n{}", net.log_tail());
+    }
+    let files: Vec<_> = files_hold(net).await.into_iter().filter(|file| file.payment.receiver == to).collect();
+    let base = Rpc::new(net.devnet.config.base.chain_id, &net.devnet.config.base.rpc).unwrap();
+    let mut pairs = 0;
+    for (n, file) in files.iter().enumerate() {
+        let same = files.iter().enumerate().find(|(m, other)| *m != n && other.payment.method == file.payment.method);
+        let (_, other) = same.unwrap();
+        assert_ne!(file.transaction, other.transaction);
+        let mut elsewhere = file.clone();
+        (elsewhere.transaction, elsewhere.block, elsewhere.block_hash) =
+            (other.transaction, other.block, other.block_hash);
+        let found = payment_verify::online(&elsewhere, &base).await;
+        let failed: Vec<&str> = found.iter().filter(|check| !check.ok).map(|check| check.name).collect();
+        assert_eq!(failed, ["transfer"], "{found:?}");
+        pairs += 1;
+    }
+    assert_eq!(pairs, 4);
 }
 
 /// `Prefer: respond-async`: stored before the answer, settled after it; without the header never 202.
