@@ -37,15 +37,20 @@ impl Keeper {
         json(self.send(Method::GET, path, None, &[]).await?).await.map(|(_, value)| value)
     }
 
-    /// `GET path` as text.
+    /// `GET path` as text, and its header `x-next`.
     ///
     /// # Errors
     /// As `get`.
-    pub async fn text(&self, path: &str) -> Result<String> {
+    pub async fn text(&self, path: &str) -> Result<(String, Option<String>)> {
         let response = self.send(Method::GET, path, None, &[]).await?;
         let status = response.status();
+        let next = response.headers().get("x-next").and_then(|next| next.to_str().ok()).map(str::to_owned);
         let text = response.text().await.map_err(|error| unreachable(&self.url, &error))?;
-        if status.is_success() { Ok(text) } else { Err(refused(status, serde_json::from_str(&text).ok().as_ref())) }
+        if status.is_success() {
+            Ok((text, next))
+        } else {
+            Err(refused(status, serde_json::from_str(&text).ok().as_ref()))
+        }
     }
 
     /// `POST path` with a JSON body; answers status and JSON.

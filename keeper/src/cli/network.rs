@@ -97,7 +97,7 @@ pub struct NetworkArgs {
     inbox: Option<Address>,
     /// Keeper's API
     #[arg(long, env = "QUITTANCE_KEEPER_URL", value_name = "URL")]
-    keeper_url: Option<String>,
+    pub(super) keeper_url: Option<String>,
 }
 
 impl NetworkArgs {

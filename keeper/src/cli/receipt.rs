@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use alloy::primitives::{Address, B256};
 use clap::{Args, Subcommand, ValueEnum};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::failure::{Failure, Result, read_json};
@@ -118,12 +119,10 @@ impl Verify {
         let mut lines = Vec::new();
         let mut ok = true;
         for path in &self.files {
-            let AnyFile { id, state, checks } = AnyFile::check(path, &network, chains.as_ref()).await?;
+            let AnyFile { id: (name, id), state, checks } = AnyFile::check(path, &network, chains.as_ref()).await?;
             ok &= all_ok(&checks);
             lines.extend(told(&format!("{id}  {state}"), &checks, self.files.len() > 1));
-            results.push(
-                json!({ "file": path, "settlementId": id, "state": state, "ok": all_ok(&checks), "checks": checks }),
-            );
+            results.push(json!({ "file": path, name: id, "state": state, "ok": all_ok(&checks), "checks": checks }));
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -135,27 +134,34 @@ impl Verify {
 
 struct Chains {
     base: Rpc,
-    opengradient: Rpc,
+    /// An x402 payment has nothing there.
+    opengradient: Option<Rpc>,
 }
 
 impl Chains {
-    /// Both chains when both URLs are known, none when none is.
+    /// The chains whose URLs are known; none without Base's.
     fn of(network: &Network) -> Result<Option<Self>> {
-        let (base, og) = (&network.base, &network.opengradient);
-        match (base.rpc.is_empty(), og.rpc.is_empty()) {
-            (true, true) => Ok(None),
-            (false, false) => Ok(Some(Self {
-                base: Rpc::new(base.chain_id, std::slice::from_ref(&base.rpc))?,
-                opengradient: Rpc::new(og.chain_id, std::slice::from_ref(&og.rpc))?,
-            })),
-            _ => Err(Failure::usage("missing_setting", "checking the chains needs both --rpc and --og-rpc")),
+        let rpc = |chain_id, url: &String| {
+            (!url.is_empty()).then(|| Rpc::new(chain_id, std::slice::from_ref(url))).transpose()
+        };
+        let base = rpc(network.base.chain_id, &network.base.rpc)?;
+        let opengradient = rpc(network.opengradient.chain_id, &network.opengradient.rpc)?;
+        match base {
+            None if opengradient.is_some() => Err(incomplete()),
+            base => Ok(base.map(|base| Self { base, opengradient })),
         }
     }
 }
 
+fn incomplete() -> Failure {
+    let text = "checking the chains needs both --rpc and --og-rpc, for x402 payments --rpc";
+    Failure::usage("missing_setting", text)
+}
+
 /// A file of either schema, checked.
 struct AnyFile {
-    id: B256,
+    /// Name of the id, and the id.
+    id: (&'static str, B256),
     state: String,
     checks: Vec<Check>,
 }
@@ -172,21 +178,20 @@ impl AnyFile {
                 checks.push(right_ones(&[(&chains.base, file.network.base_chain_id)]).await);
                 checks.extend(payment_verify::online(&file, &chains.base).await);
             }
-            return Ok(Self { id: file.payment_id, state: file.state, checks });
+            return Ok(Self { id: ("paymentId", file.payment_id), state: file.state, checks });
         }
         let file: ReceiptFile = serde_json::from_value(value).map_err(malformed)?;
         let mut checks = offline(&file);
         let ours = [(network.base.escrow, file.network.escrow), (network.base.ledger, file.network.ledger)];
         checks.extend(foreign(&ours));
         if let Some(chains) = chains {
-            let named = [
-                (&chains.base, file.network.base_chain_id),
-                (&chains.opengradient, file.network.opengradient_chain_id),
-            ];
+            let opengradient = chains.opengradient.as_ref().ok_or_else(incomplete)?;
+            let named =
+                [(&chains.base, file.network.base_chain_id), (opengradient, file.network.opengradient_chain_id)];
             checks.push(right_ones(&named).await);
-            checks.extend(online(&file, &chains.base, &chains.opengradient).await);
+            checks.extend(online(&file, &chains.base, opengradient).await);
         }
-        Ok(Self { id: file.settlement_id, state: file.state, checks })
+        Ok(Self { id: ("settlementId", file.settlement_id), state: file.state, checks })
     }
 }
 
@@ -241,11 +246,86 @@ impl Export {
         query.extend(self.node.map(|node| format!("node={node}")));
         query.extend(self.from.map(|from| format!("from={from}")));
         query.extend(self.to.map(|to| format!("to={to}")));
-        let text = keeper.text(&format!("/receipts?{}", query.join("&"))).await?;
-        let json = match self.format {
-            Format::Json => serde_json::from_str(&text).unwrap_or(Value::Null),
-            Format::Csv => json!({ "csv": text }),
+        let mut rows = Vec::new();
+        let mut csv = String::new();
+        let mut after: Option<String> = None;
+        // A keeper lists so many at once.
+        loop {
+            let page = after.map(|after| format!("&after={after}")).unwrap_or_default();
+            let (text, next) = keeper.text(&format!("/receipts?{}{page}", query.join("&"))).await?;
+            after = match self.format {
+                Format::Json => {
+                    let malformed = |error: serde_json::Error| Failure::new("malformed", error.to_string());
+                    let page: Listed = serde_json::from_str(&text).map_err(malformed)?;
+                    rows.extend(page.receipts);
+                    page.next
+                }
+                Format::Csv => {
+                    let skip = if csv.is_empty() { 0 } else { text.find('\n').map_or(text.len(), |end| end + 1) };
+                    csv.push_str(text.get(skip..).unwrap_or_default());
+                    next
+                }
+            };
+            if after.is_none() {
+                break;
+            }
+        }
+        let (json, text) = match self.format {
+            Format::Json => {
+                let json = json!({ "receipts": rows, "next": null });
+                (json.clone(), json.to_string())
+            }
+            Format::Csv => (json!({ "csv": csv }), csv.trim_end().to_owned()),
         };
-        Ok(Report { json, text: text.trim_end().to_owned(), ok: true })
+        Ok(Report { json, text, ok: true })
+    }
+}
+
+/// A page of a keeper's list.
+#[derive(Debug, Deserialize)]
+struct Listed {
+    receipts: Vec<Value>,
+    next: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::extract::RawQuery;
+    use axum::routing::get;
+
+    use super::*;
+
+    /// Two pages of a list, as a keeper answers them.
+    async fn page(RawQuery(query): RawQuery) -> ([(&'static str, &'static str); 1], &'static str) {
+        let query = query.unwrap_or_default();
+        match (query.contains("format=csv"), query.contains("after=7-0x01")) {
+            (true, false) => ([("x-next", "7-0x01")], "id,amount\n1,10\n"),
+            (true, true) => ([("x-last", "")], "id,amount\n2,20\n"),
+            (false, false) => ([("x-page", "")], r#"{"receipts":[{"id":1}],"next":"7-0x01"}"#),
+            (false, true) => ([("x-last", "")], r#"{"receipts":[{"id":2}],"next":null}"#),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_export_has_every_page() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().route("/receipts", get(page));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let mut network = NetworkArgs::default();
+        network.keeper_url = Some(url);
+        let export = |format| Export {
+            payer: None,
+            rail: Rail::X402,
+            node: None,
+            from: None,
+            to: None,
+            format,
+            network: network.clone(),
+        };
+        assert_eq!(export(Format::Csv).run().await.unwrap().text, "id,amount\n1,10\n2,20");
+        let found = export(Format::Json).run().await.unwrap().json;
+        assert_eq!(found, json!({ "receipts": [{ "id": 1 }, { "id": 2 }], "next": null }));
     }
 }

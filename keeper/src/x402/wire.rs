@@ -155,7 +155,10 @@ impl Request {
                 .map(|extensions| extensions.object().cloned())
                 .transpose()?
                 .unwrap_or_default(),
-            resource: resource.filter(|url| !url.is_empty()).map(|url| url.chars().take(MAX_URL).collect()),
+            // PostgreSQL keeps no text with a zero in it.
+            resource: resource
+                .map(|url| url.chars().filter(|c| *c != '\0').take(MAX_URL).collect::<String>())
+                .filter(|url| !url.is_empty()),
         })
     }
 
@@ -309,6 +312,11 @@ mod tests {
         let request = read(&v2()).unwrap();
         assert_eq!((request.version, request.chain_id, request.resource.as_deref()), (2, 8453, Some("https://a/b")));
         assert_eq!(request.requirements.extra_text("name"), Some("USD Coin"));
+        for (url, kept) in [("https://a/\0b", Some("https://a/b")), ("\0", None), ("", None)] {
+            let mut body = v2();
+            body["paymentPayload"]["resource"]["url"] = json!(url);
+            assert_eq!(read(&body).unwrap().resource.as_deref(), kept);
+        }
         for (pointer, bad, reason, says) in [
             ("/x402Version", json!(1), Reason::InvalidVersion, "x402Version"),
             ("/paymentPayload/x402Version", json!(3), Reason::InvalidVersion, "x402Version"),
