@@ -70,6 +70,11 @@ pub async fn resources(
 ) -> ApiResult<Json<Catalogue>> {
     let malformed = |text: String| ApiError::new(Code::Malformed, text);
     let Query(asked) = asked.map_err(|error| malformed(error.body_text()))?;
+    // PostgreSQL takes no text with a zero in it.
+    let texts = [&asked.kind, &asked.scheme, &asked.network];
+    if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+        return Err(malformed("a filter must be plain text".to_owned()));
+    }
     let pay_to = asked.pay_to.filter(|text| !text.is_empty()).map(|text| text.parse::<Address>()).transpose();
     let filter = Filter {
         kind: asked.kind,

@@ -55,7 +55,10 @@ fn request(file: &PaymentFile) -> Result<Request, String> {
 
 /// What was signed for a transfer.
 fn plan(file: &PaymentFile, request: &Request) -> Result<Plan, String> {
-    let checked = transfer::check(file.network.forwarder, request, Charge::Asked, None);
+    // A keeper that settles there no more names no forwarder: then it is whom the payer named.
+    let named = || request.payload.pointer("/permit2Authorization/witness/facilitator")?.as_str()?.parse().ok();
+    let forwarder = Some(file.network.forwarder).filter(|forwarder| !forwarder.is_zero()).or_else(named);
+    let checked = transfer::check(forwarder.unwrap_or_default(), request, Charge::Asked, None);
     let (plan, wrong) = checked.map_err(|fault| fault.message)?;
     wrong.map_or(Ok(plan), |fault| Err(fault.message))
 }
@@ -365,6 +368,9 @@ mod tests {
                 let checks = offline(&file);
                 assert!(all_ok(&checks), "{name} of {}: {checks:?}", vector["producer"]);
                 assert!(checks.iter().any(|check| check.detail.starts_with("signed by the payer")), "{name}");
+                let mut left = file.clone();
+                left.network.forwarder = Address::ZERO;
+                assert!(all_ok(&offline(&left)), "{name}: the keeper does not settle there any more");
                 let text = serde_json::to_string(&file).unwrap();
                 assert!(!text.contains("private"), "{text}");
                 assert_eq!(serde_json::from_str::<PaymentFile>(&text).unwrap(), file);
