@@ -143,9 +143,10 @@ async fn look(store: &Store) {
     operations::unsettled(store).await.unwrap();
     operations::oldest_tx(store, CHAIN).await.unwrap();
     // Beside x402 payments.
-    searches::open(store.read(), CHAIN, 10).await.unwrap();
+    searches::open(store.read(), CHAIN, (0, 10)).await.unwrap();
     searches::not_final(store.read(), CHAIN).await.unwrap();
-    sponsored::open(store.read(), CHAIN, 10).await.unwrap();
+    sponsored::open(store.read(), CHAIN, (0, 10)).await.unwrap();
+    sponsored::has_open(store.read(), CHAIN, me).await.unwrap();
     sponsored::used(store.read(), CHAIN, me, 0).await.unwrap();
     sponsored::waiting(store.read(), id).await.unwrap();
     // Dispatch, intake, transactions, the watcher.

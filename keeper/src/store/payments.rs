@@ -75,7 +75,7 @@ pub async fn insert(tx: &mut WriteTx, new: &NewPayment, now_ms: i64) -> Result<O
         "INSERT INTO payments (payment_id, chain_id, scheme, method, x402_version, payer, receiver, asset, max_amount, amount,
          resource, identifier, request, calls, api_key, usage, counted, state, created_ms, updated_ms)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 'accepted', $18, $18)
-         ON CONFLICT (payment_id) DO UPDATE SET x402_version = excluded.x402_version, receiver = excluded.receiver,
+         ON CONFLICT (payment_id) DO UPDATE SET x402_version = excluded.x402_version, payer = excluded.payer, receiver = excluded.receiver,
          max_amount = excluded.max_amount, amount = excluded.amount, resource = excluded.resource,
          identifier = excluded.identifier, request = excluded.request, calls = excluded.calls, api_key = excluded.api_key,
          usage = excluded.usage, counted = excluded.counted,
@@ -509,6 +509,21 @@ mod tests {
         assert_eq!((row.new.amount, row.state, row.reason), (U256::from(3), PaymentState::Accepted, None));
         assert_eq!(to_send(store.read(), 8453, 10).await.unwrap().len(), 1);
         assert!(to_send(store.read(), 1, 10).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn is_of_who_pays_it_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = crate::store::testing::open(&dir).await;
+        let mut tx = store.write().await.unwrap();
+        // What is signed for Permit2 does not name its owner: two may sign the same.
+        let other = NewPayment { payer: Some(Address::repeat_byte(9)), ..payment(1) };
+        assert!(insert(&mut tx, &other, 1).await.unwrap().is_none());
+        let because = ("why", "nothing moved");
+        assert!(fail(&mut tx, other.payment_id, PaymentState::Accepted, because, None, 2).await.unwrap());
+        assert!(insert(&mut tx, &payment(1), 3).await.unwrap().is_none());
+        let found = get(&mut *tx, other.payment_id).await.unwrap().unwrap();
+        assert_eq!(found.new.payer, payment(1).payer);
     }
 
     #[tokio::test]

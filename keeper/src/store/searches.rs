@@ -36,14 +36,18 @@ pub async fn begin(
     Ok(done.rows_affected() == 1)
 }
 
-/// Payments that are looked for, oldest first.
+/// Payments that are looked for, oldest first, without the first `skip`.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
-pub async fn open<'c>(db: impl Executor<'c, Database = Any>, chain_id: u64, limit: i64) -> Result<Vec<Payment>> {
-    let text =
-        "SELECT * FROM payments WHERE chain_id = $1 AND state = 'searching' ORDER BY created_ms, payment_id LIMIT $2";
-    let rows = sqlx::query(text).bind(chain_column(chain_id)?).bind(limit).fetch_all(db).await?;
+pub async fn open<'c>(
+    db: impl Executor<'c, Database = Any>,
+    chain_id: u64,
+    (skip, limit): (i64, i64),
+) -> Result<Vec<Payment>> {
+    let text = "SELECT * FROM payments WHERE chain_id = $1 AND state = 'searching'
+         ORDER BY created_ms, payment_id LIMIT $2 OFFSET $3";
+    let rows = sqlx::query(text).bind(chain_column(chain_id)?).bind(limit).bind(skip).fetch_all(db).await?;
     rows.iter().map(read).collect()
 }
 
@@ -164,7 +168,7 @@ mod tests {
         }
         tx.commit().await.unwrap();
         assert!(payments::to_send(store.read(), 8453, 9).await.unwrap().is_empty());
-        assert_eq!(open(store.read(), 8453, 9).await.unwrap()[1].reason.as_deref(), Some("spent"));
+        assert_eq!(open(store.read(), 8453, (1, 9)).await.unwrap()[0].reason.as_deref(), Some("spent"));
         let place = Evidence { tx_hash: B256::repeat_byte(7), block_number: 8, block_hash: B256::repeat_byte(9) };
         let find = Find { amount: U256::from(10), place, log_index: 3 };
         let mut tx = store.write().await.unwrap();

@@ -139,16 +139,37 @@ pub async fn state<'c>(db: impl Executor<'c, Database = Any>, id: B256) -> Resul
     text.as_deref().map(SponsoredState::parse).transpose()
 }
 
-/// Approvals that are on their way, oldest first.
+/// Whether another approval of a payer is on its way. Both have the payer's next nonce, so that only one of them can be mined.
+///
+/// # Errors
+/// `store_failed`.
+pub async fn has_open<'c>(db: impl Executor<'c, Database = Any>, chain_id: u64, payer: Address) -> Result<bool> {
+    let found: Option<i64> = sqlx::query_scalar(
+        "SELECT CAST(1 AS BIGINT) FROM sponsored WHERE chain_id = $1 AND state IN ('funding', 'sending') AND payer = $2 LIMIT 1",
+    )
+    .bind(chain_column(chain_id)?)
+    .bind(payer.to_vec())
+    .fetch_optional(db)
+    .await?;
+    Ok(found.is_some())
+}
+
+/// Approvals that are on their way, oldest first, without the first `skip`.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
-pub async fn open<'c>(db: impl Executor<'c, Database = Any>, chain_id: u64, limit: i64) -> Result<Vec<Approval>> {
+pub async fn open<'c>(
+    db: impl Executor<'c, Database = Any>,
+    chain_id: u64,
+    (skip, limit): (i64, i64),
+) -> Result<Vec<Approval>> {
     let rows = sqlx::query(
-        "SELECT * FROM sponsored WHERE chain_id = $1 AND state IN ('funding', 'sending') ORDER BY created_ms LIMIT $2",
+        "SELECT * FROM sponsored WHERE chain_id = $1 AND state IN ('funding', 'sending')
+         ORDER BY created_ms, sponsored_id LIMIT $2 OFFSET $3",
     )
     .bind(chain_column(chain_id)?)
     .bind(limit)
+    .bind(skip)
     .fetch_all(db)
     .await?;
     rows.iter().map(read).collect()
@@ -180,6 +201,25 @@ pub async fn step(tx: &mut WriteTx, id: B256, from: SponsoredState, to: Sponsore
         .execute(&mut **tx)
         .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Ends an approval: the payments that wait for it. `None` when it is not in that state any more. Who is about to wait for it
+/// holds the same lock: either its payment is among these, or it sees the end.
+///
+/// # Errors
+/// `store_failed`, `store_corrupt`.
+pub async fn end(
+    tx: &mut WriteTx,
+    (chain_id, id): (u64, B256),
+    from: SponsoredState,
+    to: SponsoredState,
+    now_ms: i64,
+) -> Result<Option<Vec<B256>>> {
+    lock(tx, chain_id, now_ms).await?;
+    if !step(tx, id, from, to, now_ms).await? {
+        return Ok(None);
+    }
+    waiting(&mut **tx, id).await.map(Some)
 }
 
 /// A payment that was stored waits for its payer's approval before it is sent.
@@ -272,7 +312,10 @@ mod tests {
         }
         await_approval(&mut tx, B256::repeat_byte(1), approval, 1).await.unwrap();
         tx.commit().await.unwrap();
-        let found = open(store.read(), 8453, 9).await.unwrap();
+        assert!(has_open(store.read(), 8453, PAYER).await.unwrap());
+        assert!(!has_open(store.read(), 8453, Address::repeat_byte(2)).await.unwrap());
+        let found = open(store.read(), 8453, (0, 9)).await.unwrap();
+        assert_eq!(open(store.read(), 8453, (1, 9)).await.unwrap()[0].id, found[1].id);
         let states: Vec<_> = found.iter().map(|row| (row.state, row.tx_id, row.nonce)).collect();
         assert_eq!(states, [(SponsoredState::Funding, Some(3), 7), (SponsoredState::Sending, None, 7)]);
         assert_eq!(payments::to_send(store.read(), 8453, 9).await.unwrap().len(), 1);
@@ -284,9 +327,38 @@ mod tests {
         approved(&mut tx, B256::repeat_byte(1), 4).await.unwrap();
         tx.commit().await.unwrap();
         assert_eq!(state(store.read(), approval).await.unwrap(), Some(SponsoredState::Done));
-        assert_eq!(open(store.read(), 8453, 9).await.unwrap().len(), 1);
+        assert_eq!(open(store.read(), 8453, (0, 9)).await.unwrap().len(), 1);
         let row = payments::get(store.read(), B256::repeat_byte(1)).await.unwrap().unwrap();
         assert_eq!(row.state, PaymentState::Accepted);
         assert!(waiting(store.read(), approval).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_comes_as_an_approval_ends_does_not_wait_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = crate::store::testing::open(&dir).await;
+        let approval = B256::repeat_byte(101);
+        let mut tx = store.write().await.unwrap();
+        insert(&mut tx, &new(101, PAYER, 5, None), 1).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut comes = store.write().await.unwrap();
+        payments::insert(&mut comes, &payment(1), 2).await.unwrap();
+        lock(&mut comes, 8453, 2).await.unwrap();
+        assert_eq!(state(&mut *comes, approval).await.unwrap(), Some(SponsoredState::Sending));
+        await_approval(&mut comes, B256::repeat_byte(1), approval, 2).await.unwrap();
+        let ends = tokio::spawn({
+            let store = store.clone();
+            async move {
+                let mut tx = store.write().await.unwrap();
+                let (from, to) = (SponsoredState::Sending, SponsoredState::Done);
+                let waiting = end(&mut tx, (8453, approval), from, to, 3).await.unwrap();
+                tx.commit().await.unwrap();
+                waiting
+            }
+        });
+        // Time for it to go ahead, if it does not wait.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        comes.commit().await.unwrap();
+        assert_eq!(ends.await.unwrap(), Some(vec![B256::repeat_byte(1)]));
     }
 }

@@ -349,6 +349,32 @@ async fn permanent_revert_is_quarantined_and_no_money_pauses() {
 }
 
 #[tokio::test]
+async fn gas_money_costs_what_its_transfer_may() {
+    let mut bed = Bed::new().await;
+    // An account whose code spends more than a plain transfer.
+    bed.call("anvil_setCode", json!([REVERTER, "0x600160015500"])).await;
+    let new = NewTx {
+        chain_id: bed.chains.base.chain_id,
+        kind: "top_up",
+        intent_key: "top_up:a".to_owned(),
+        target: REVERTER,
+        calldata: Bytes::new(),
+    };
+    let mut tx = bed.ctx.store.write().await.unwrap();
+    let dear = txs::enqueue_in(&mut tx, "", &new, (30_000, 5), bed.ctx.clock.now_ms()).await.unwrap();
+    let new = NewTx { intent_key: "top_up:b".to_owned(), target: TARGET, ..new };
+    let plain = txs::enqueue_in(&mut tx, "", &new, (30_000, 5), bed.ctx.clock.now_ms()).await.unwrap();
+    tx.commit().await.unwrap();
+    for _ in 0..3 {
+        bed.tick().await;
+    }
+    assert_eq!((bed.state(dear).await, bed.state(plain).await), (TxState::Queued, TxState::Sent));
+    bed.ctx.clock.shift(2_100);
+    bed.tick().await;
+    assert_eq!(bed.state(dear).await, TxState::Quarantined);
+}
+
+#[tokio::test]
 async fn rpc_timeout_after_accept() {
     let mut bed = Bed::new().await;
     let faults = Faults::default();

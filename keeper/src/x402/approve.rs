@@ -31,8 +31,10 @@ const TELL_MS: i64 = 15_000;
 /// Approvals of a network.
 #[derive(Default)]
 pub(super) struct Approvals {
-    /// When each was sent last.
+    /// When each was sent last, by time that only passes.
     sent: HashMap<B256, i64>,
+    /// How many the next look passes over, so that each has its turn.
+    skip: i64,
     told_ms: i64,
 }
 
@@ -40,10 +42,15 @@ impl Approvals {
     /// One look at all that are on their way. True while some are left.
     pub(super) async fn round(&mut self, ctx: &SharedCtx, network: &Network, lease: &Lease) -> Result<bool> {
         self.tell(ctx, network).await?;
-        let open = sponsored::open(ctx.store.read(), network.config.chain_id, AT_ONCE).await?;
-        self.sent.retain(|id, _| open.iter().any(|approval| approval.id == *id));
+        let skip = std::mem::take(&mut self.skip);
+        let open = sponsored::open(ctx.store.read(), network.config.chain_id, (skip, AT_ONCE)).await?;
+        let elapsed_ms = ctx.clock.elapsed_ms();
+        self.sent.retain(|_, at| elapsed_ms.saturating_sub(*at) < AGAIN_MS);
+        if i64::try_from(open.len()).is_ok_and(|n| n == AT_ONCE) {
+            self.skip = skip.saturating_add(AT_ONCE);
+        }
         let mut unanswered = 0;
-        for approval in &open {
+        for (at, approval) in (skip + 1..).zip(&open) {
             let done = match approval.state {
                 SponsoredState::Funding => self.fund(ctx, network, lease, approval).await,
                 _ => self.send(ctx, network, lease, approval).await,
@@ -52,11 +59,12 @@ impl Approvals {
                 tracing::warn!(approval = %approval.id, code = error.code(), %error, "cannot see to an approval");
                 unanswered += 1;
                 if unanswered >= UNANSWERED {
+                    self.skip = at;
                     return Err(error);
                 }
             }
         }
-        Ok(!open.is_empty())
+        Ok(skip > 0 || !open.is_empty())
     }
 
     /// Waits for the transaction that brings the gas money.
@@ -97,8 +105,9 @@ impl Approvals {
         if now_ms.saturating_sub(approval.updated_ms) > PATIENCE_MS {
             return end(ctx, network, lease, approval, Some("signedTransaction was not mined in time")).await;
         }
-        if self.sent.get(&approval.id).is_none_or(|at| now_ms.saturating_sub(*at) >= AGAIN_MS) {
-            self.sent.insert(approval.id, now_ms);
+        let elapsed_ms = ctx.clock.elapsed_ms();
+        if self.sent.get(&approval.id).is_none_or(|at| elapsed_ms.saturating_sub(*at) >= AGAIN_MS) {
+            self.sent.insert(approval.id, elapsed_ms);
             if let Err(failure) = rpc.broadcast(&approval.raw).await {
                 tracing::warn!(approval = %approval.id, class = failure.class.as_str(), %failure, "an approval is not accepted");
             }
@@ -137,10 +146,10 @@ async fn end(
     let now_ms = ctx.clock.now_ms();
     let mut tx = lease.write(&ctx.store).await?;
     let to = if failed.is_some() { SponsoredState::Failed } else { SponsoredState::Done };
-    if !sponsored::step(&mut tx, approval.id, approval.state, to, now_ms).await? {
+    let id = (network.config.chain_id, approval.id);
+    let Some(waiting) = sponsored::end(&mut tx, id, approval.state, to, now_ms).await? else {
         return Ok(tx.rollback().await?);
-    }
-    let waiting = sponsored::waiting(&mut *tx, approval.id).await?;
+    };
     for id in &waiting {
         match failed {
             Some(text) => {

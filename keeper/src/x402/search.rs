@@ -57,27 +57,35 @@ enum Seen {
 pub(super) struct Search {
     /// Most blocks that the endpoints answer for.
     range: u64,
-    /// When a search found nothing for the first time, milliseconds.
+    /// When a search found nothing for the first time, milliseconds of time that only passes.
     missed: HashMap<B256, i64>,
     /// Block up to which a search that takes several looks has still to go.
     left: HashMap<B256, u64>,
+    /// How many the next look passes over, so that each has its turn.
+    skip: i64,
 }
 
 impl Search {
     pub(super) fn new(network: &Network) -> Self {
-        Self { range: network.config.log_range.max(1), missed: HashMap::new(), left: HashMap::new() }
+        Self { range: network.config.log_range.max(1), missed: HashMap::new(), left: HashMap::new(), skip: 0 }
     }
 
     /// One look at all that is searched. True while something is left.
     pub(super) async fn round(&mut self, ctx: &SharedCtx, network: &Network, lease: &Lease) -> Result<bool> {
         let chain_id = network.config.chain_id;
         finish(ctx, network, lease).await?;
-        let open = searches::open(ctx.store.read(), chain_id, AT_ONCE).await?;
-        let is_open = |id: &B256| open.iter().any(|payment| payment.new.payment_id == *id);
-        self.missed.retain(|id, _| is_open(id));
-        self.left.retain(|id, _| is_open(id));
+        let skip = std::mem::take(&mut self.skip);
+        let open = searches::open(ctx.store.read(), chain_id, (skip, AT_ONCE)).await?;
+        if i64::try_from(open.len()).is_ok_and(|n| n == AT_ONCE) {
+            self.skip = skip.saturating_add(AT_ONCE);
+        } else if skip == 0 {
+            // These are all: what is known of others is of no use any more.
+            let is_open = |id: &B256| open.iter().any(|payment| payment.new.payment_id == *id);
+            self.missed.retain(|id, _| is_open(id));
+            self.left.retain(|id, _| is_open(id));
+        }
         let mut unanswered = 0;
-        for payment in &open {
+        for (at, payment) in (skip + 1..).zip(&open) {
             ctx.life.beat(network.aside_beat);
             let looked = match Trace::of(payment) {
                 Some(trace) => {
@@ -93,6 +101,7 @@ impl Search {
                     tracing::warn!(payment = %payment.new.payment_id, code = error.code(), %error, "cannot look for a payment");
                     unanswered += 1;
                     if unanswered >= UNANSWERED {
+                        self.skip = at;
                         return Err(error);
                     }
                     continue;
@@ -100,7 +109,7 @@ impl Search {
             };
             self.conclude(ctx, network, lease, payment, seen).await?;
         }
-        Ok(!open.is_empty())
+        Ok(skip > 0 || !open.is_empty())
     }
 
     /// Reads logs from the newest block back to `since`, unix seconds, some at a time: a long search keeps no other one waiting.
@@ -156,6 +165,12 @@ impl Search {
         Ok(Seen::More)
     }
 
+    /// Whether a search has found nothing for a while; the first time it begins to count.
+    fn confirmed(&mut self, ctx: &SharedCtx, id: B256) -> bool {
+        let elapsed_ms = ctx.clock.elapsed_ms();
+        elapsed_ms.saturating_sub(*self.missed.entry(id).or_insert(elapsed_ms)) >= CONFIRM_MS
+    }
+
     async fn conclude(
         &mut self,
         ctx: &SharedCtx,
@@ -184,6 +199,11 @@ impl Search {
                     "another"
                 }
             }
+            // Endpoints may be behind.
+            Seen::Nothing if !self.confirmed(ctx, id) => return Ok(tx.rollback().await?),
+            Seen::Unspent if !proven_spent(&reason) && !self.confirmed(ctx, id) => {
+                return Ok(tx.rollback().await?);
+            }
             Seen::Unspent if !proven_spent(&reason) => {
                 fail(&mut tx, id, (&reason, &text), now_ms).await?;
                 "unspent"
@@ -199,15 +219,14 @@ impl Search {
                 "cancelled"
             }
             Seen::Nothing => {
-                if now_ms.saturating_sub(*self.missed.entry(id).or_insert(now_ms)) < CONFIRM_MS {
-                    return Ok(tx.rollback().await?);
-                }
                 let text = "the nonce is spent, and not by this payment: sign a new one";
                 fail(&mut tx, id, (&reason, text), now_ms).await?;
                 "none"
             }
         };
         tx.commit().await?;
+        self.missed.remove(&id);
+        self.left.remove(&id);
         metrics::counter!("quittance_x402_searched_total", "outcome" => outcome).increment(1);
         tracing::info!(target: "trail", step = "payment_searched", payment = %id, outcome);
         ctx.x402.waiting.tell(id);

@@ -317,6 +317,12 @@ pub async fn give(
             if let Some(fault) = beyond(network, gift, used).filter(|_| gift.wei > 0) {
                 return Ok(Some(fault));
             }
+            if gift.approval.is_some_and(|(_, lacks)| lacks > 0)
+                && sponsored::has_open(&mut **tx, chain_id, gift.payer).await?
+            {
+                let text = "another signedTransaction of this payer is on its way: try again when it is mined";
+                return Ok(Some(Fault::new(Reason::ApprovalFailed, text).of(gift.payer)));
+            }
             let approval = match gift.approval {
                 None => None,
                 Some((approval, 0)) => Some(Raw { raw: approval.raw.clone(), nonce: approval.nonce, top_up: None }),
@@ -330,8 +336,11 @@ pub async fn give(
             sponsored::insert(tx, &new, now_ms).await?;
             metrics::counter!("quittance_x402_sponsored_total", "kind" => kind).increment(1);
         }
-        // Mined meanwhile.
-        (Some(SponsoredState::Done), _) => return Ok(None),
+        (Some(SponsoredState::Done), None) => return Ok(None),
+        // Mined since the chain was asked, or its block is gone: the next look tells which.
+        (Some(SponsoredState::Done), Some(_)) => {
+            sponsored::step(tx, id, SponsoredState::Done, SponsoredState::Sending, now_ms).await?;
+        }
         (Some(SponsoredState::Failed), Some((_, lacks))) => {
             if lacks > 0 {
                 let text = "the gas money for this signedTransaction was sent once: sign another one";

@@ -191,6 +191,11 @@ fn calls(plan: &Plan, proof: Proof) -> Vec<Call> {
 /// The same payment again: what came of it the first time. For another resource it is not the same request, but an attempt to
 /// use one payment twice.
 async fn again(ctx: &Ctx, asked: &Asked<'_>, plan: &Plan, known: Payment) -> Result<SettledAnswer> {
+    // What is signed for Permit2 does not name its owner: another's payment is no answer to this one.
+    if known.new.payer != Some(plan.payer) {
+        let text = "another payer signed the same and was first: sign a new one, with a nonce of your own";
+        return Ok(asked.refused(Fault::new(spent(plan).reason, text).of(plan.payer)));
+    }
     if identifier::differs(&known.new, asked.request, plan.amount) {
         return Ok(asked.refused(identifier::conflict(Some(plan.payer))));
     }
