@@ -144,7 +144,7 @@ async fn look(store: &Store) {
     operations::oldest_tx(store, CHAIN).await.unwrap();
     // Beside x402 payments.
     searches::open(store.read(), CHAIN, (0, 10)).await.unwrap();
-    searches::not_final(store.read(), CHAIN).await.unwrap();
+    searches::not_final(store.read(), CHAIN, (0, 10)).await.unwrap();
     sponsored::open(store.read(), CHAIN, (0, 10)).await.unwrap();
     sponsored::has_open(store.read(), CHAIN, me).await.unwrap();
     sponsored::used(store.read(), CHAIN, me, 0).await.unwrap();

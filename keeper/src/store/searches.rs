@@ -109,16 +109,22 @@ pub async fn settle(tx: &mut WriteTx, payment_id: B256, find: &Find, now_ms: i64
     Ok(done.rows_affected() == 1)
 }
 
-/// Payments that others settled in blocks that are not final, as far as this was noted.
+/// Payments that others settled in blocks that are not final, as far as this was noted, without the first `skip`.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
-pub async fn not_final<'c>(db: impl Executor<'c, Database = Any>, chain_id: u64) -> Result<Vec<(B256, Evidence)>> {
+pub async fn not_final<'c>(
+    db: impl Executor<'c, Database = Any>,
+    chain_id: u64,
+    (skip, limit): (i64, i64),
+) -> Result<Vec<(B256, Evidence)>> {
     let rows = sqlx::query(
         "SELECT payment_id, tx_hash, block_number, block_hash FROM payments
-         WHERE chain_id = $1 AND log_index IS NOT NULL AND final = 0",
+         WHERE chain_id = $1 AND log_index IS NOT NULL AND final = 0 ORDER BY block_number, payment_id LIMIT $2 OFFSET $3",
     )
     .bind(chain_column(chain_id)?)
+    .bind(limit)
+    .bind(skip)
     .fetch_all(db)
     .await?;
     let hash = |row: &sqlx::any::AnyRow, name| -> Result<B256> { b256("payments", &row.try_get::<Vec<u8>, _>(name)?) };
@@ -176,12 +182,13 @@ mod tests {
         assert!(!settle(&mut tx, b, &find, 7).await.unwrap(), "it paid the other one");
         assert!(settle(&mut tx, b, &Find { log_index: 4, ..find }, 7).await.unwrap());
         tx.commit().await.unwrap();
-        assert_eq!(not_final(store.read(), 8453).await.unwrap(), [(a, place), (b, place)]);
+        assert_eq!(not_final(store.read(), 8453, (0, 9)).await.unwrap(), [(a, place), (b, place)]);
+        assert_eq!(not_final(store.read(), 8453, (1, 9)).await.unwrap(), [(b, place)]);
         let mut tx = store.write().await.unwrap();
         close(&mut tx, a, true, 8).await.unwrap();
         close(&mut tx, b, false, 8).await.unwrap();
         tx.commit().await.unwrap();
-        assert!(not_final(store.read(), 8453).await.unwrap().is_empty());
+        assert!(not_final(store.read(), 8453, (0, 9)).await.unwrap().is_empty());
         let [a, b] = [a, b].map(|id| payments::get(store.read(), id));
         let (a, b) = (a.await.unwrap().unwrap(), b.await.unwrap().unwrap());
         assert_eq!((a.state, a.is_final, a.tx_hash), (PaymentState::Settled, true, Some(place.tx_hash)));

@@ -200,7 +200,10 @@ impl Manager {
                 Ok(Some(gas)) => gas,
                 Ok(None) => continue,
                 Err(failure) if failure.class == Class::InsufficientFunds => {
-                    self.pause(balance, U256::ZERO);
+                    self.pause(balance, U256::from(row.value));
+                    if is_gift(&row) {
+                        continue;
+                    }
                     break;
                 }
                 Err(failure) => {
@@ -217,6 +220,9 @@ impl Manager {
             let cost = gas + U256::from(row.value);
             if balance < cost + gas {
                 self.pause(balance, cost);
+                if is_gift(&row) {
+                    continue;
+                }
                 break;
             }
             gauge("quittance_tx_paused", self.name(), 0);
@@ -246,7 +252,7 @@ impl Manager {
     /// Gas limit of a transaction that would succeed now; `None` when it would revert.
     async fn simulate(&mut self, row: &TxRow) -> Result<Option<u64>, Failure> {
         // Gas money goes to strangers: what their code would spend beyond a transfer nobody has counted.
-        let most = row.gas_limit.filter(|_| row.kind == "top_up").unwrap_or(MAX_GAS);
+        let most = row.gas_limit.filter(|_| is_gift(row)).unwrap_or(MAX_GAS);
         let run = async {
             let (rpc, me) = (self.view().rpc, self.me());
             let request = TransactionRequest::default().with_from(me).with_to(row.target);
@@ -361,6 +367,11 @@ impl Manager {
         tracing::warn!(nonce, "filling a gap in the nonces");
         self.broadcast(tx_id, &attempt).await
     }
+}
+
+/// Whether a transaction brings a stranger gas money: it keeps nothing behind it waiting.
+fn is_gift(row: &TxRow) -> bool {
+    row.kind == "top_up"
 }
 
 /// Counts a revert under the name of its error; texts of foreign contracts would be labels without end.

@@ -372,6 +372,24 @@ async fn gas_money_costs_what_its_transfer_may() {
     bed.ctx.clock.shift(2_100);
     bed.tick().await;
     assert_eq!(bed.state(dear).await, TxState::Quarantined);
+
+    // What there is does for a transaction, and not for this.
+    let ether = U256::from(10).pow(U256::from(18));
+    bed.call("anvil_setBalance", json!([bed.key.address(), ether])).await;
+    let mut tx = bed.ctx.store.write().await.unwrap();
+    let mut much = Vec::new();
+    for (name, value) in [("top_up:c", 1), ("top_up:d", 2)] {
+        let new = NewTx { intent_key: name.to_owned(), ..new.clone() };
+        let value = value * 999_999_000_000_000_000_u128;
+        much.push(txs::enqueue_in(&mut tx, "", &new, (30_000, value), bed.ctx.clock.now_ms()).await.unwrap());
+    }
+    tx.commit().await.unwrap();
+    let behind = bed.enqueue("behind", TARGET).await;
+    bed.tick().await;
+    for id in much {
+        assert_eq!(bed.state(id).await, TxState::Queued);
+    }
+    assert_eq!(bed.state(behind).await, TxState::Sent, "nobody waits for it");
 }
 
 #[tokio::test]

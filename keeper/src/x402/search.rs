@@ -63,17 +63,25 @@ pub(super) struct Search {
     left: HashMap<B256, u64>,
     /// How many the next look passes over, so that each has its turn.
     skip: i64,
+    /// The same of those that are found and not final.
+    skip_found: i64,
 }
 
 impl Search {
     pub(super) fn new(network: &Network) -> Self {
-        Self { range: network.config.log_range.max(1), missed: HashMap::new(), left: HashMap::new(), skip: 0 }
+        Self {
+            range: network.config.log_range.max(1),
+            missed: HashMap::new(),
+            left: HashMap::new(),
+            skip: 0,
+            skip_found: 0,
+        }
     }
 
     /// One look at all that is searched. True while something is left.
     pub(super) async fn round(&mut self, ctx: &SharedCtx, network: &Network, lease: &Lease) -> Result<bool> {
         let chain_id = network.config.chain_id;
-        finish(ctx, network, lease).await?;
+        finish(ctx, network, lease, &mut self.skip_found).await?;
         let skip = std::mem::take(&mut self.skip);
         let open = searches::open(ctx.store.read(), chain_id, (skip, AT_ONCE)).await?;
         if i64::try_from(open.len()).is_ok_and(|n| n == AT_ONCE) {
@@ -269,8 +277,12 @@ async fn open(network: &Network, trace: &Trace, hash: B256) -> Result<Vec<Find>>
 }
 
 /// Notes that the blocks of what others settled are final, or gone.
-async fn finish(ctx: &SharedCtx, network: &Network, lease: &Lease) -> Result<()> {
-    let open = searches::not_final(ctx.store.read(), network.config.chain_id).await?;
+async fn finish(ctx: &SharedCtx, network: &Network, lease: &Lease, skip: &mut i64) -> Result<()> {
+    let from = std::mem::take(skip);
+    let open = searches::not_final(ctx.store.read(), network.config.chain_id, (from, AT_ONCE)).await?;
+    if i64::try_from(open.len()).is_ok_and(|n| n == AT_ONCE) {
+        *skip = from.saturating_add(AT_ONCE);
+    }
     if open.is_empty() {
         return Ok(());
     }
