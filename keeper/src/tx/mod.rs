@@ -31,6 +31,7 @@ use crate::ctx::{Ctx, SharedCtx};
 use crate::error::{Error, Result};
 use crate::store::leases::Lease;
 use crate::store::txs::{self, Attempt, NewTx, TxRow};
+use crate::x402::sponsor::TOP_UP_GAS;
 use crate::{crash, crypto};
 
 /// Gas of one transaction at most: Base refuses more than 2^24, and a margin keeps estimates honest.
@@ -252,7 +253,7 @@ impl Manager {
     /// Gas limit of a transaction that would succeed now; `None` when it would revert.
     async fn simulate(&mut self, row: &TxRow) -> Result<Option<u64>, Failure> {
         // Gas money goes to strangers: what their code would spend beyond a transfer nobody has counted.
-        let most = row.gas_limit.filter(|_| is_gift(row)).unwrap_or(MAX_GAS);
+        let most = if is_gift(row) { row.gas_limit.unwrap_or(TOP_UP_GAS) } else { MAX_GAS };
         let run = async {
             let (rpc, me) = (self.view().rpc, self.me());
             let request = TransactionRequest::default().with_from(me).with_to(row.target);

@@ -23,9 +23,10 @@ use crate::store::txs::{self, NewTx};
 use crate::tx::classify::Failure;
 use crate::types::SponsoredState;
 
-/// Gas that a permit costs at most, and that bringing gas money does.
+/// Gas that a permit costs at most.
 const PERMIT_GAS: u64 = 80_000;
-const TOP_UP_GAS: u64 = 30_000;
+/// Gas that bringing gas money costs at most.
+pub const TOP_UP_GAS: u64 = 30_000;
 /// Gas of an approval that we pay for; stock clients ask for 70,000.
 const MOST_GAS: u64 = 200_000;
 /// GasPriceOracle of OP Stack chains, Base among them.
