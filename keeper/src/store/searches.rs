@@ -9,6 +9,7 @@ use super::payments::{Evidence, Payment, read};
 use super::txs::chain_column;
 use crate::error::Result;
 use crate::types::{PaymentState, b256};
+use crate::x402::reasons::Reason;
 
 /// Starts the search for a payment, and keeps why it would fail. `from` is the state that it must be in; false when it is in
 /// another.
@@ -140,18 +141,29 @@ pub async fn not_final<'c>(
         .collect()
 }
 
-/// The block of a payment that others settled is final, or gone: then it waits for a transaction again.
+/// The block of a payment that others settled is final, or gone: then it is looked for again, because that transaction may be in
+/// another block. Only a nonce that no block has lets it wait for a transaction of ours.
 ///
 /// # Errors
 /// `store_failed`.
 pub async fn close(tx: &mut WriteTx, payment_id: B256, stands: bool, now_ms: i64) -> Result<()> {
-    let text = if stands {
-        "UPDATE payments SET final = 1, updated_ms = $1 WHERE payment_id = $2 AND log_index IS NOT NULL"
-    } else {
-        "UPDATE payments SET state = 'accepted', settled_ms = NULL, tx_hash = NULL, block_number = NULL, block_hash = NULL,
-         log_index = NULL, updated_ms = $1 WHERE payment_id = $2 AND log_index IS NOT NULL AND final = 0"
-    };
-    sqlx::query(text).bind(now_ms).bind(payment_id.to_vec()).execute(&mut **tx).await?;
+    if stands {
+        let text = "UPDATE payments SET final = 1, updated_ms = $1 WHERE payment_id = $2 AND log_index IS NOT NULL";
+        sqlx::query(text).bind(now_ms).bind(payment_id.to_vec()).execute(&mut **tx).await?;
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE payments SET state = 'searching', reason = CASE WHEN method = 'eip3009' THEN $1 ELSE $2 END, message = $3,
+         settled_ms = NULL, tx_hash = NULL, block_number = NULL, block_hash = NULL, log_index = NULL, updated_ms = $4
+         WHERE payment_id = $5 AND log_index IS NOT NULL AND final = 0",
+    )
+    .bind(Reason::ExactNonceUsed.as_str())
+    .bind(Reason::Permit2InvalidNonce.as_str())
+    .bind("the block in which others settled it is gone")
+    .bind(now_ms)
+    .bind(payment_id.to_vec())
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 
@@ -192,6 +204,7 @@ mod tests {
         let [a, b] = [a, b].map(|id| payments::get(store.read(), id));
         let (a, b) = (a.await.unwrap().unwrap(), b.await.unwrap().unwrap());
         assert_eq!((a.state, a.is_final, a.tx_hash), (PaymentState::Settled, true, Some(place.tx_hash)));
-        assert_eq!((b.state, b.settled_ms, b.tx_hash), (PaymentState::Accepted, None, None));
+        assert_eq!((b.state, b.settled_ms, b.tx_hash), (PaymentState::Searching, None, None));
+        assert_eq!(b.reason.as_deref(), Some(Reason::ExactNonceUsed.as_str()), "spent as far as is known");
     }
 }

@@ -312,8 +312,7 @@ async fn finish(ctx: &SharedCtx, network: &Network, lease: &Lease, skip: &mut i6
         searches::close(&mut tx, id, stands, ctx.clock.now_ms()).await?;
         tx.commit().await?;
         if !stands {
-            tracing::warn!(payment = %id, "the block in which others settled it is gone: it waits again");
-            network.wake.notify_one();
+            tracing::warn!(payment = %id, "the block in which others settled it is gone: it is looked for again");
         }
     }
     Ok(())
