@@ -1,7 +1,9 @@
 //! Checks the receipt file of an x402 payment: by itself, and against the chain that the payment was settled on.
 
 use alloy::primitives::{Address, B256, U256};
-use alloy::sol_types::SolValue;
+use alloy::rpc::types::{Log, TransactionReceipt};
+use alloy::sol_types::{SolEvent, SolValue};
+use quittance_bindings::X402Forwarder::Forwarded;
 use quittance_bindings::x402_forwarder::IX402Forwarder::Call;
 
 use super::online::{keeper, transaction};
@@ -205,29 +207,31 @@ async fn moved(file: &PaymentFile, rpc: &Rpc) -> Result<String, String> {
         }
         Some(trace)
     };
-    let parts = outcome::parts(&receipt, file.network.forwarder);
+    let parts = outcome::parts(&receipt, forwarder(file, &receipt));
     let amount = match (parts.get(&file.payment_id), &trace) {
         // Somebody else sent it: the token and its contract tell.
         (None, Some(trace)) => {
-            let found = trace.finds(&receipt, file.network.forwarder);
+            let found = trace.finds(&receipt, forwarder(file, &receipt));
             let wanted = found.iter().find(|find| find.amount == payment.new.amount);
             wanted.ok_or("the transaction did not move exactly this money")?.amount
         }
         (part @ Some(_), _) => outcome::of(&payment, part, place).map_err(|fault| fault.message)?.amount,
-        (None, None) => {
-            let whole = outcome::Part {
-                success: receipt.status(),
-                reason: Default::default(),
-                logs: receipt.logs().iter().collect(),
-            };
-            outcome::of(&payment, Some(&whole), place).map_err(|fault| fault.message)?.amount
-        }
+        (None, None) => return Err(format!("transaction {hash} is of other payments")),
     };
     equal("amount", payment.new.amount, amount)?;
     Ok(match file.payment.method.as_str() {
         "claim" => "the claim was made".to_owned(),
         _ => format!("{amount} token units moved"),
     })
+}
+
+/// The contract that called for the keeper: where the file names none any more, the one that says so of this payment.
+fn forwarder(file: &PaymentFile, receipt: &TransactionReceipt) -> Address {
+    let says = |log: &&Log| Forwarded::decode_log(&log.inner).is_ok_and(|event| event.data.id == file.payment_id);
+    match file.network.forwarder {
+        Address::ZERO => receipt.logs().iter().find(says).map(|log| log.address()).unwrap_or_default(),
+        known => known,
+    }
 }
 
 /// The payment as a keeper that settles has it.

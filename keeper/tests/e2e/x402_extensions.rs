@@ -1,6 +1,6 @@
 //! x402's extensions, jobs and receipt files through the real keeper.
 
-use alloy::primitives::{B256, U256};
+use alloy::primitives::{Address, B256, U256};
 use quittance::chain::rpc::Rpc;
 use quittance::receipt::payment::PaymentFile;
 use quittance::receipt::payment_verify;
@@ -115,11 +115,24 @@ pub(super) async fn files_hold(net: &Net) -> Vec<PaymentFile> {
         elsewhere.payment.receiver = fresh();
         let found = payment_verify::offline(&elsewhere);
         assert!(!all_ok(&found), "{found:?}");
+        let mut left = file.clone();
+        left.network.forwarder = Address::ZERO;
+        let found = payment_verify::online(&left, &base).await;
+        assert!(all_ok(&found), "{found:?}");
         if file.transaction.is_some() && file.payment.rail == "direct" {
             let found = payment_verify::online(&elsewhere, &base).await;
             assert!(found.iter().any(|check| check.name == "transfer" && !check.ok), "{found:?}");
         }
         files.push(file);
+    }
+    // No channel's transaction is another one's either.
+    let channels: Vec<&PaymentFile> = files.iter().filter(|file| file.payment.rail == "channel").collect();
+    for (file, other) in channels.iter().zip(channels.iter().skip(1)) {
+        let mut elsewhere = (*file).clone();
+        (elsewhere.transaction, elsewhere.block, elsewhere.block_hash) =
+            (other.transaction, other.block, other.block_hash);
+        let found = payment_verify::online(&elsewhere, &base).await;
+        assert!(found.iter().any(|check| check.name == "transfer" && !check.ok), "{found:?}");
     }
     files
 }
