@@ -36,10 +36,8 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
 }
 
 async fn pull_back(ctx: &Ctx) -> Result<()> {
-    let mut tx = ctx.store.write().await?;
     let chains = [ctx.config.base.chain_id, ctx.config.opengradient.chain_id];
-    let rows = steps::pull_back(&mut tx, chains, ctx.clock.now_ms(), lease(ctx)).await?;
-    tx.commit().await?;
+    let rows = steps::pull_back(&ctx.store, chains, ctx.clock.now_ms(), lease(ctx)).await?;
     if rows > 0 {
         tracing::info!(rows, "local times that lay ahead of the clock");
         ctx.signals.orders.notify_one();

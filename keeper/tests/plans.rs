@@ -165,6 +165,7 @@ async fn look(store: &Store) {
     txs::attempts(store.read(), 1).await.unwrap();
     events::last_seq(store.read(), CHAIN, me).await.unwrap();
     events::any_of_tx(store.read(), id).await.unwrap();
+    steps::pull_back(store, [CHAIN, 1], 0, 0).await.unwrap();
     let mut tx = store.write().await.unwrap();
     orders::claim_dispatchable(&mut tx, "me", 10, 0, 0).await.unwrap();
     orders::reopen_dispatched(&mut tx, "me", 0).await.unwrap();
@@ -178,7 +179,6 @@ async fn look(store: &Store) {
     captures::paid(&mut tx, &ids).await.unwrap();
     let nonces: Vec<_> = (1..=7).map(|n| (me, me, id, U256::from(n))).collect();
     captures::nonces_spent(&mut tx, &nonces).await.unwrap();
-    steps::pull_back(&mut tx, [CHAIN, 1], 0, 0).await.unwrap();
     limits::forget(&mut tx, 0).await.unwrap();
     events::prune_blocks(&mut tx, CHAIN, 1).await.unwrap();
     let rules = Rules {

@@ -92,9 +92,17 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
 
 /// Opens what an installation had at nodes that does so no more.
 async fn take_up(ctx: &Ctx, owner: &str) -> Result<()> {
-    let mut tx = ctx.store.write().await?;
-    let orders = orders::reopen_dispatched(&mut tx, owner, ctx.clock.now_ms()).await?;
-    tx.commit().await?;
+    let now_ms = ctx.clock.now_ms();
+    let mut orders = 0;
+    loop {
+        let mut tx = ctx.store.write().await?;
+        let run = orders::reopen_dispatched(&mut tx, owner, now_ms).await?;
+        tx.commit().await?;
+        orders += run;
+        if run < 1_000 {
+            break;
+        }
+    }
     if orders > 0 {
         tracing::info!(orders, owner, "taking up orders that were at nodes");
     }

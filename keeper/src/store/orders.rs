@@ -271,15 +271,15 @@ pub async fn claim_kept(tx: &mut WriteTx, order_id: B256, owner: &str, now_ms: i
 
 /// Opens what the installation `owner` had at nodes when it stopped, so that it is dispatched at once instead of after the
 /// claim's lease. So is what was kept for a bearer that streams. An answer that still arrives is one of two; only one is ever
-/// matched.
+/// matched. Up to 1,000 of them: a statement over all would hold them all in memory. What is due already any dispatcher takes.
 ///
 /// # Errors
 /// `store_failed`.
 pub async fn reopen_dispatched(tx: &mut WriteTx, owner: &str, now_ms: i64) -> Result<u64> {
     let done = sqlx::query(
         "UPDATE orders SET state = 'open', next_attempt_ms = $1, updated_ms = $1, owner = NULL
-         WHERE owner = $2 AND request IS NOT NULL AND state IN ('open', 'dispatched')
-         AND (state = 'dispatched' OR (state = 'open' AND attempts = 0 AND next_attempt_ms > $1))",
+         WHERE order_id IN (SELECT order_id FROM orders WHERE request IS NOT NULL AND state IN ('open', 'dispatched')
+         AND next_attempt_ms > $1 AND owner = $2 AND (state = 'dispatched' OR attempts = 0) LIMIT 1000)",
     )
     .bind(now_ms)
     .bind(owner.to_owned())
