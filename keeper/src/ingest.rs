@@ -7,7 +7,6 @@ use alloy::primitives::B256;
 use quittance_bindings::typed::Order;
 use sqlx::AnyConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -30,10 +29,6 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// Jobs in one transaction at most: the more, the more rows share a page that is written.
 const GROUP: usize = 1_024;
-/// From so many jobs at once on, a commit waits a moment for more.
-const BUSY: usize = 32;
-/// How long it waits at most.
-const LINGER: Duration = Duration::from_millis(10);
 
 /// How often a group is committed again that lost against another keeper's.
 const CONFLICTS: usize = 5;
@@ -180,8 +175,7 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
             () = tokio::time::sleep(IDLE) => continue,
         };
         let Some(first) = first else { return Ok(()) };
-        let group = group_of(&ctx, first, &mut receiver).await;
-        commit_group(&ctx, group).await;
+        commit_group(&ctx, group(first, &mut receiver)).await;
     }
     while let Ok(Some(first)) = tokio::time::timeout(Duration::from_secs(1), receiver.recv()).await {
         commit_group(&ctx, group(first, &mut receiver)).await;
@@ -191,22 +185,6 @@ pub async fn run(ctx: SharedCtx, stop: CancellationToken) -> Result<()> {
         commit_group(&ctx, group(first, &mut receiver)).await;
     }
     Ok(())
-}
-
-/// A commit costs the pages that it touches, whatever the number of rows in them: where many completions come at once, those
-/// that are still being verified are waited for a moment.
-async fn group_of(ctx: &Ctx, first: Message, receiver: &mut mpsc::Receiver<Message>) -> Vec<Message> {
-    let mut group = group(first, receiver);
-    if group.len() < BUSY {
-        return group;
-    }
-    let end = Instant::now() + LINGER;
-    let under_way = || ctx.admission.pressure.in_flight(&ctx.config.limits)[1];
-    while group.len() < GROUP && group.len() < usize::try_from(under_way()).unwrap_or(GROUP) {
-        let Ok(Some(message)) = tokio::time::timeout_at(end, receiver.recv()).await else { break };
-        group.push(message);
-    }
-    group
 }
 
 fn group(first: Message, receiver: &mut mpsc::Receiver<Message>) -> Vec<Message> {

@@ -11,7 +11,7 @@ use crate::report::{Report, quantile};
 use crate::scaled;
 
 /// Connections of the load, single completions and batches.
-const SINGLE: usize = 512;
+const SINGLE: usize = 1_000;
 const BATCHED: usize = 20;
 const BATCH: usize = 100;
 
@@ -36,7 +36,7 @@ pub async fn run(report: &mut Report, scale: f64) -> Result<()> {
         json(&pairs[..singles]).iter().map(|body| http::post(address, "/completions", body)).collect();
     let before = cpu(pid)?;
     let outcome = http::run(address, requests, SINGLE, "\"matched\"").await?;
-    show(report, "single, 512 connections", singles, &outcome, cpu(pid)? - before, "10,000")?;
+    show(report, "single, 1,000 connections", singles, &outcome, cpu(pid)? - before, "10,000")?;
 
     let requests: Vec<Vec<u8>> = pairs[singles..]
         .chunks(BATCH)

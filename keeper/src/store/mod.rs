@@ -58,10 +58,10 @@ const MIGRATIONS: [&str; 3] = [
 /// the pages that a statement may have to undo stay in memory: as files they doubled what a completion writes.
 const PRAGMAS: &[&str] =
     &["journal_mode=WAL", "synchronous=FULL", "busy_timeout=15000", "foreign_keys=on", "temp_store=MEMORY"];
-/// The writer touches pages all over its indexes: 32 MiB of them stay in memory, and the log grows to 64 MiB before its pages,
+/// The writer touches pages all over its indexes: 24 MiB of them stay in memory, and the log grows to 64 MiB before its pages,
 /// most of them written several times over, are put back into the file.
-const WRITER_PRAGMAS: &[&str] = &["cache_size=-32768", "wal_autocheckpoint=16384"];
-const READER_PRAGMAS: &[&str] = &["cache_size=-4096", "query_only=on"];
+const WRITER_PRAGMAS: &[&str] = &["cache_size=-24576", "wal_autocheckpoint=16384"];
+const READER_PRAGMAS: &[&str] = &["cache_size=-3072", "query_only=on"];
 
 /// A keeper that hangs inside a transaction holds its row locks: the server ends such a session, so that the others go on.
 const HUNG: &str = "SET idle_in_transaction_session_timeout = '10s'";
