@@ -98,10 +98,10 @@ async fn take_up(ctx: &Ctx, owner: &str) -> Result<()> {
         let mut tx = ctx.store.write().await?;
         let run = orders::reopen_dispatched(&mut tx, owner, now_ms).await?;
         tx.commit().await?;
-        orders += run;
-        if run < 1_000 {
+        if run == 0 {
             break;
         }
+        orders += run;
     }
     if orders > 0 {
         tracing::info!(orders, owner, "taking up orders that were at nodes");

@@ -271,15 +271,18 @@ pub async fn claim_kept(tx: &mut WriteTx, order_id: B256, owner: &str, now_ms: i
 
 /// Opens what the installation `owner` had at nodes when it stopped, so that it is dispatched at once instead of after the
 /// claim's lease. So is what was kept for a bearer that streams. An answer that still arrives is one of two; only one is ever
-/// matched. Up to 1,000 of them: a statement over all would hold them all in memory. What is due already any dispatcher takes.
+/// matched. Up to 1,000 of them: a statement over all would hold them all in memory; zero when none is left. What is due
+/// already any dispatcher takes.
 ///
 /// # Errors
 /// `store_failed`.
 pub async fn reopen_dispatched(tx: &mut WriteTx, owner: &str, now_ms: i64) -> Result<u64> {
     let done = sqlx::query(
+        // What is looked up may be answered by another keeper before it is written: only the outer condition is looked at again.
         "UPDATE orders SET state = 'open', next_attempt_ms = $1, updated_ms = $1, owner = NULL
          WHERE order_id IN (SELECT order_id FROM orders WHERE request IS NOT NULL AND state IN ('open', 'dispatched')
-         AND next_attempt_ms > $1 AND owner = $2 AND (state = 'dispatched' OR attempts = 0) LIMIT 1000)",
+         AND next_attempt_ms > $1 AND owner = $2 AND (state = 'dispatched' OR attempts = 0) LIMIT 1000)
+         AND state IN ('open', 'dispatched') AND next_attempt_ms > $1 AND owner = $2",
     )
     .bind(now_ms)
     .bind(owner.to_owned())
@@ -500,6 +503,34 @@ pub(crate) mod tests {
         tx.commit().await.unwrap();
         let row = get(store.read(), id).await.unwrap().unwrap();
         assert_eq!((row.attempts, row.reason.as_deref()), (4, Some("no_node_answered")));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_answered_while_it_is_taken_up_stays_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(&dir).await;
+        let id = B256::repeat_byte(1);
+        let mut tx = store.write().await.unwrap();
+        assert!(insert_signed(&mut tx, &signed(id, &order(1), B256::ZERO), "dead", 0, (0, 5)).await.unwrap());
+        assert!(claim(&mut tx, id, "dead", 10, 1_000).await.unwrap());
+        tx.commit().await.unwrap();
+
+        // The answer is written and not committed yet when another keeper looks for what the dead one had.
+        let mut tx = store.write().await.unwrap();
+        let answered = set_state(&mut tx, id, &[OrderState::Dispatched], OrderState::Completed, None).await.unwrap();
+        assert!(answered);
+        let other = store.clone();
+        let taken_up = tokio::spawn(async move {
+            let mut tx = other.write().await.unwrap();
+            let orders = reopen_dispatched(&mut tx, "dead", 20).await.unwrap();
+            tx.commit().await.unwrap();
+            orders
+        });
+        // The further it comes before the commit, the more it would miss.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        tx.commit().await.unwrap();
+        assert_eq!(taken_up.await.unwrap(), 0);
+        assert_eq!(get(store.read(), id).await.unwrap().unwrap().state, OrderState::Completed);
     }
 
     #[tokio::test]

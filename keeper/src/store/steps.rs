@@ -13,40 +13,48 @@ use crate::error::Result;
 /// `store_failed`: some of it may be done.
 pub async fn pull_back(store: &Store, chains: [u64; 2], now_ms: i64, claims_ms: i64) -> Result<u64> {
     let mut rows = 0;
+    // What is looked up may be moved on by another keeper before it is written: only the outer condition is looked at again.
     for (sql, until) in [
         (
             "UPDATE orders SET next_attempt_ms = $1 WHERE order_id IN (SELECT order_id FROM orders
-             WHERE request IS NOT NULL AND state IN ('open', 'dispatched') AND next_attempt_ms > $1 LIMIT 1000)",
+             WHERE request IS NOT NULL AND state IN ('open', 'dispatched') AND next_attempt_ms > $1 LIMIT 1000)
+             AND next_attempt_ms > $1",
             claims_ms,
         ),
         (
             "UPDATE completions SET record_next_ms = $1 WHERE settlement_id IN (SELECT settlement_id FROM completions
-             WHERE record_state = 'due' AND record_attempts > 0 AND record_next_ms > $1 LIMIT 1000)",
+             WHERE record_state = 'due' AND record_attempts > 0 AND record_next_ms > $1 LIMIT 1000)
+             AND record_next_ms > $1",
             now_ms,
         ),
         (
             "UPDATE completions SET created_ms = $1 WHERE settlement_id IN (SELECT settlement_id FROM completions
-             WHERE state = 'verified' AND created_ms > $1 LIMIT 1000)",
+             WHERE state = 'verified' AND created_ms > $1 LIMIT 1000)
+             AND state = 'verified'",
             now_ms,
         ),
         (
             "UPDATE handed_in SET next_ms = $1 WHERE settlement_id IN (SELECT settlement_id FROM handed_in
-             WHERE next_ms > $1 + 600000 LIMIT 1000)",
+             WHERE next_ms > $1 + 600000 LIMIT 1000)
+             AND next_ms > $1 + 600000",
             now_ms,
         ),
         (
             "UPDATE receipts SET retry_ms = $1 WHERE settlement_id IN (SELECT settlement_id FROM receipts
-             WHERE state = 'matched' AND retry_ms > $1 LIMIT 1000)",
+             WHERE state = 'matched' AND retry_ms > $1 LIMIT 1000)
+             AND state = 'matched'",
             now_ms,
         ),
         (
             "UPDATE receipts SET created_ms = $1 WHERE settlement_id IN (SELECT settlement_id FROM receipts
-             WHERE state = 'matched' AND path IN ('batch', 'verified') AND created_ms > $1 LIMIT 1000)",
+             WHERE state = 'matched' AND path IN ('batch', 'verified') AND created_ms > $1 LIMIT 1000)
+             AND state = 'matched'",
             now_ms,
         ),
         (
             "UPDATE receipts SET retry_ms = $1 WHERE settlement_id IN (SELECT settlement_id FROM receipts
-             WHERE state = 'settled' AND path = 'verified' AND delivered = 0 AND retry_ms > $1 LIMIT 1000)",
+             WHERE state = 'settled' AND path = 'verified' AND delivered = 0 AND retry_ms > $1 LIMIT 1000)
+             AND delivered = 0",
             now_ms,
         ),
     ] {
@@ -54,10 +62,10 @@ pub async fn pull_back(store: &Store, chains: [u64; 2], now_ms: i64, claims_ms: 
             let mut tx = store.write().await?;
             let run = sqlx::query(sql).bind(until).execute(&mut *tx).await?.rows_affected();
             tx.commit().await?;
-            rows += run;
-            if run < 1_000 {
+            if run == 0 {
                 break;
             }
+            rows += run;
         }
     }
     let mut tx = store.write().await?;
