@@ -287,6 +287,7 @@ mod tests {
     use crate::receipt::KeeperEvidence;
     use crate::receipt::payment::{PaymentNetwork, assemble};
     use crate::receipt::verify::all_ok;
+    use crate::store::payments::fixtures;
 
     fn vectors() -> Value {
         serde_json::from_str(include_str!("../../tests/vectors/x402.json")).unwrap()
@@ -330,21 +331,10 @@ mod tests {
             api_key: None,
         };
         let payment = Payment {
-            new,
-            state: PaymentState::Settled,
             is_final: true,
-            reason: None,
-            message: None,
-            extra: None,
-            tx_id: Some(1),
-            tx_hash: Some(B256::repeat_byte(7)),
-            block_number: Some(8),
-            block_hash: Some(B256::repeat_byte(9)),
             settlement_id: Some(B256::repeat_byte(4)),
             joined: Some("payer".to_owned()),
-            created_ms: 1,
-            updated_ms: 1,
-            settled_ms: Some(1_795_300_000_999),
+            ..fixtures::settled(new)
         };
         let ledger = Address::repeat_byte(0x1e);
         let network = PaymentNetwork { chain_id: 8453, forwarder, base_chain_id: 84_532, ledger };

@@ -464,6 +464,27 @@ pub(crate) mod fixtures {
             api_key: None,
         }
     }
+
+    /// The same, settled by transaction 7 in block 8.
+    pub(crate) fn settled(new: NewPayment) -> Payment {
+        Payment {
+            new,
+            state: PaymentState::Settled,
+            is_final: false,
+            reason: None,
+            message: None,
+            extra: None,
+            tx_id: Some(1),
+            tx_hash: Some(B256::repeat_byte(7)),
+            block_number: Some(8),
+            block_hash: Some(B256::repeat_byte(9)),
+            settlement_id: None,
+            joined: None,
+            created_ms: 1,
+            updated_ms: 1,
+            settled_ms: Some(1_795_300_000_999),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -197,23 +197,7 @@ mod tests {
         let call = Call { id: B256::repeat_byte(1), target, gas: 1, data: data.into() };
         let mut new = fixtures::payment(1);
         (new.scheme, new.method, new.calls) = (scheme, method, vec![call].abi_encode());
-        Payment {
-            new,
-            state: PaymentState::Searching,
-            is_final: false,
-            reason: None,
-            message: None,
-            extra: None,
-            tx_id: None,
-            tx_hash: None,
-            block_number: None,
-            block_hash: None,
-            settlement_id: None,
-            joined: None,
-            created_ms: 0,
-            updated_ms: 0,
-            settled_ms: None,
-        }
+        Payment { state: PaymentState::Searching, ..fixtures::settled(new) }
     }
 
     fn authorized(before: u64) -> Payment {

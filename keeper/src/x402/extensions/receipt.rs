@@ -80,24 +80,7 @@ mod tests {
     use crate::store::payments::{NewPayment, fixtures};
 
     fn settled(resource: Option<&str>) -> Payment {
-        let new = NewPayment { resource: resource.map(str::to_owned), ..fixtures::payment(1) };
-        Payment {
-            new,
-            state: PaymentState::Settled,
-            is_final: false,
-            reason: None,
-            message: None,
-            extra: None,
-            tx_id: Some(1),
-            tx_hash: Some(B256::repeat_byte(7)),
-            block_number: Some(8),
-            block_hash: Some(B256::repeat_byte(9)),
-            settlement_id: None,
-            joined: None,
-            created_ms: 1,
-            updated_ms: 1,
-            settled_ms: Some(1_795_300_000_999),
-        }
+        fixtures::settled(NewPayment { resource: resource.map(str::to_owned), ..fixtures::payment(1) })
     }
 
     fn asking(extension: &Value) -> Request {
