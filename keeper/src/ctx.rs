@@ -9,7 +9,7 @@ use alloy::primitives::{Address, B256};
 use alloy::signers::local::PrivateKeySigner;
 use metrics_exporter_prometheus::PrometheusHandle;
 use quittance_bindings::typed::domain;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
@@ -27,6 +27,7 @@ use crate::observe::Warnings;
 use crate::registry::Registry;
 use crate::store::Store;
 use crate::store::leases::installation;
+use crate::verifiers::Verifiers;
 use crate::x402::state::Facilitator;
 
 /// Wake-ups between loops: hints only, every loop also ticks on its own.
@@ -78,8 +79,8 @@ pub struct Ctx {
     pub warnings: Warnings,
     /// Look-ups of callers who wait at the same moment.
     pub lookup: Lookup,
-    /// Batches of completions whose signatures are being checked: as many as there are cores.
-    pub verifiers: Arc<Semaphore>,
+    /// Check the signatures of completions that come in numbers.
+    pub verifiers: Verifiers,
     /// What nodes are busy with.
     pub desk: Desk,
     /// What `/metrics` shows; `None` in tests.
@@ -140,7 +141,7 @@ impl Ctx {
             life: Life::new(Duration::from_millis(config.api.stuck_ms)),
             warnings: Warnings::default(),
             lookup: Lookup::default(),
-            verifiers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
+            verifiers: Verifiers::new()?,
             installation: installation(&config.api.listen),
             ledger: domain(config.base.chain_id, config.base.ledger).separator(),
             config,

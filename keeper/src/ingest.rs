@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use alloy::primitives::B256;
-use quittance_bindings::typed::Order;
+use quittance_bindings::typed::{Order, receipt_hash};
 use sqlx::AnyConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ use crate::store::{WriteTx, accounts, batches};
 use crate::types::{OrderRow, OrderState};
 
 /// Jobs that wait at most; beyond it callers are told to come back.
-pub const QUEUE: usize = 4_096;
+pub const QUEUE: usize = 8_192;
 
 /// Between two signs of life while nothing comes.
 const IDLE: Duration = Duration::from_secs(5);
@@ -61,17 +61,29 @@ pub struct NewCompletion {
     pub completion: Completion,
     /// Order and Meter to match it with; `None` while its order is not known.
     pub matching: Option<(B256, Metered)>,
-    /// That order as its caller read it, request hash and blinding included; its state may have changed since.
-    pub order: Option<OrderRow>,
+    /// That order as its caller read it, request hash and blinding included (its state may have changed since), and the hash
+    /// of the receipt of the two.
+    pub order: Option<(OrderRow, B256)>,
 }
 
 impl NewCompletion {
+    /// A completion of an order that its caller read, with what the node charges.
+    pub fn answering(order: OrderRow, completion: Completion, metered: Metered) -> Self {
+        let hash = receipt_hash(&completions::receipt(&order, &completion, &metered));
+        Self { completion, matching: Some((order.order_id, metered)), order: Some((order, hash)) }
+    }
+
     /// With all that a match in bulk needs.
     fn pair(&self) -> Option<Pair<'_>> {
         let (order_id, metered) = self.matching.as_ref()?;
-        let order = self.order.as_ref().filter(|order| order.order_id == *order_id)?;
+        let (order, receipt_hash) = self.order.as_ref().filter(|(order, _)| order.order_id == *order_id)?;
         let open = matches!(order.state, OrderState::Open | OrderState::Dispatched);
-        (open && order.blinding.is_some()).then_some(Pair { order, completion: &self.completion, metered })
+        (open && order.blinding.is_some()).then_some(Pair {
+            order,
+            completion: &self.completion,
+            metered,
+            receipt_hash: *receipt_hash,
+        })
     }
 }
 

@@ -37,6 +37,7 @@ pub mod store;
 pub mod supervise;
 pub mod tx;
 pub mod types;
+pub mod verifiers;
 pub mod verify;
 pub mod wire;
 pub mod x402;

@@ -13,7 +13,7 @@ use crate::types::OrderRow;
 /// Look-ups in the database at the same time.
 const TURNS: usize = 2;
 
-/// The order that a completion names, and what is known of its settlement id.
+/// The order that a completion names, and, unless that one is open, what is known of its settlement id.
 pub type Answer = (Option<OrderRow>, Option<Known>);
 
 #[derive(Debug)]
@@ -71,9 +71,8 @@ impl Lookup {
 }
 
 async fn ask(store: &Store, waiting: Vec<Waiting>) {
-    let orders: Vec<B256> = waiting.iter().filter_map(|one| one.order_id).collect();
-    let settlements: Vec<B256> = waiting.iter().map(|one| one.settlement_id).collect();
-    match intake::find(store, &orders, &settlements).await {
+    let wanted: Vec<(Option<B256>, B256)> = waiting.iter().map(|one| (one.order_id, one.settlement_id)).collect();
+    match intake::find(store, &wanted).await {
         Ok(found) => {
             for Waiting { order_id, settlement_id, reply } in waiting {
                 // Two callers may name the same order.

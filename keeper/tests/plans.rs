@@ -153,7 +153,8 @@ async fn look(store: &Store) {
     orders::unanswered(store.read()).await.unwrap();
     orders::any_due(store.read(), 0).await.unwrap();
     orders::waiting_for_answer(store.read(), id).await.unwrap();
-    intake::find(store, &ids, &ids).await.unwrap();
+    let wanted: Vec<(Option<B256>, B256)> = ids.iter().map(|id| (Some(*id), *id)).collect();
+    intake::find(store, &wanted).await.unwrap();
     let inference =
         Inference { nodeId: id, requestHash: id, outputHash: id, timestamp: U256::ZERO, signature: Default::default() };
     let due = |id: &B256| Due { settlement_id: *id, inference: inference.clone(), attempts: 0, created_ms: 0 };
@@ -161,6 +162,7 @@ async fn look(store: &Store) {
     records::adopt(store, &due, 1).await.unwrap();
     txs::open(store.read(), CHAIN, me).await.unwrap();
     txs::queued(store.read(), CHAIN, "", 10).await.unwrap();
+    txs::count_queued(store.read(), CHAIN, "settle_batch").await.unwrap();
     txs::next_nonce(store.read(), CHAIN, me, 0).await.unwrap();
     txs::attempts(store.read(), 1).await.unwrap();
     events::last_seq(store.read(), CHAIN, me).await.unwrap();

@@ -136,15 +136,15 @@ impl Day {
                 ensure!(done? == Done::Admitted, "an order was known");
             }
         }
-        let mut found = intake::find(&self.ctx.store, &ids, &[]).await?.orders;
+        let wanted: Vec<(Option<B256>, B256)> = ids.iter().map(|id| (Some(*id), B256::ZERO)).collect();
+        let mut found = intake::find(&self.ctx.store, &wanted).await?.orders;
         for part in ids.chunks(1_000) {
             let jobs = part
                 .iter()
                 .map(|id| {
                     let order = found.remove(id).ok_or_else(|| eyre!("order {id} is not known"))?;
                     let (completion, metered) = answer(*id);
-                    let matching = Some((*id, metered));
-                    Ok(Job::Completion(Box::new(NewCompletion { completion, matching, order: Some(order) })))
+                    Ok(Job::Completion(Box::new(NewCompletion::answering(order, completion, metered))))
                 })
                 .collect::<Result<Vec<_>>>()?;
             for done in self.ctx.ingest.submit_all(jobs).await {

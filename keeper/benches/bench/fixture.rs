@@ -184,7 +184,8 @@ pub async fn admit(store: &Store, pairs: &mut [Pair]) -> Result<()> {
             .await?;
         tx.commit().await?;
         let ids: Vec<B256> = group.iter().map(|pair| pair.order_id).collect();
-        let mut found = intake::find(store, &ids, &[]).await?;
+        let wanted: Vec<(Option<B256>, B256)> = ids.iter().map(|id| (Some(*id), B256::ZERO)).collect();
+        let mut found = intake::find(store, &wanted).await?;
         for pair in group {
             pair.row = found.orders.remove(&pair.order_id);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use alloy::primitives::{Address, B256};
-use eyre::{Result, ensure};
+use eyre::{Result, ensure, eyre};
 use futures_util::stream::{self, StreamExt};
 use quittance::config::Config;
 use quittance::crypto::RsaKey;
@@ -83,7 +83,8 @@ pub async fn run(report: &mut Report, scale: f64) -> Result<()> {
 
 async fn commit(ctx: &Ctx, pair: Pair) -> Result<()> {
     let order_id: B256 = pair.order_id;
-    let new = NewCompletion { completion: pair.completion, matching: Some((order_id, pair.metered)), order: pair.row };
+    let row = pair.row.ok_or_else(|| eyre!("order {order_id} was not read"))?;
+    let new = NewCompletion::answering(row, pair.completion, pair.metered);
     let done = ctx.ingest.submit(Job::Completion(Box::new(new))).await?;
     ensure!(done == Done::Matched(Matched::New), "order {order_id}: {done:?}");
     Ok(())

@@ -12,7 +12,7 @@ use crate::scaled;
 
 /// Connections of the load, single completions and batches.
 const SINGLE: usize = 1_000;
-const BATCHED: usize = 20;
+const BATCHED: usize = 48;
 const BATCH: usize = 100;
 
 pub async fn run(report: &mut Report, scale: f64) -> Result<()> {
@@ -44,7 +44,7 @@ pub async fn run(report: &mut Report, scale: f64) -> Result<()> {
         .collect();
     let before = cpu(pid)?;
     let outcome = http::run(address, requests, BATCHED, "\"matched\"").await?;
-    show(report, "batches of 100, 20 connections", batched, &outcome, cpu(pid)? - before, "20,000")?;
+    show(report, "batches of 100, 48 connections", batched, &outcome, cpu(pid)? - before, "20,000")?;
     report.figure("keeper's peak memory", memory(pid)?.1, "MiB", Some("≤ 150"));
     Ok(())
 }

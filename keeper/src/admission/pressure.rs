@@ -174,17 +174,23 @@ mod tests {
 
     #[tokio::test]
     async fn orders_are_refused_where_completions_wait() {
-        let limits = Limits { orders_in_flight: 1, completions_in_flight: 1, open_orders: 5, ..Limits::default() };
+        let limits = Limits {
+            orders_in_flight: 1,
+            completions_in_flight: 1,
+            open_orders: 5,
+            queue_high_water: 9,
+            ..Limits::default()
+        };
         let pressure = Pressure::new(&limits);
         let first = pressure.order(&limits, 0).unwrap();
         assert_eq!(reason(pressure.order(&limits, 0)), "orders_in_flight");
         assert_eq!(pressure.in_flight(&limits), [1, 0]);
         drop(first);
-        assert_eq!(reason(pressure.order(&limits, 2_048)), "queue");
+        assert_eq!(reason(pressure.order(&limits, 9)), "queue");
         pressure.set_open_orders(5);
         assert_eq!(reason(pressure.order(&limits, 0)), "open_orders");
         pressure.set_open_orders(4);
-        assert!(pressure.order(&limits, 2_047).is_ok());
+        assert!(pressure.order(&limits, 8).is_ok());
         let held = pressure.completions(&limits, 1).await.unwrap();
         let (second, ()) = tokio::join!(pressure.completions(&limits, 1), async { drop(held) });
         assert!(second.is_ok(), "the second waited for the first");

@@ -183,11 +183,10 @@ async fn one(ctx: &Ctx, handed: Handed, metered: bool) -> ApiResult<Accepted> {
 async fn many(ctx: &SharedCtx, handed: Vec<ApiResult<Handed>>, metered: bool) -> ApiResult<Vec<ApiResult<Accepted>>> {
     let pool = Arc::clone(ctx);
     let claims: Vec<ApiResult<Claim>> =
-        on_pool(ctx, move || handed.into_iter().map(|handed| read(&pool, handed?)).collect()).await?;
-    let good = || claims.iter().filter_map(|claim| claim.as_ref().ok());
-    let orders: Vec<B256> = good().filter_map(|claim| claim.handed.order_id).collect();
-    let settlements: Vec<B256> = good().map(|claim| claim.settlement_id).collect();
-    let found = intake::find(&ctx.store, &orders, &settlements).await?;
+        verify(ctx, move || handed.into_iter().map(|handed| read(&pool, handed?)).collect()).await?;
+    let good = claims.iter().filter_map(|claim| claim.as_ref().ok());
+    let wanted: Vec<(Option<B256>, B256)> = good.map(|claim| (claim.handed.order_id, claim.settlement_id)).collect();
+    let found = intake::find(&ctx.store, &wanted).await?;
     let mut judged = Vec::with_capacity(claims.len());
     for claim in claims {
         let claim = match claim {
@@ -203,7 +202,7 @@ async fn many(ctx: &SharedCtx, handed: Vec<ApiResult<Handed>>, metered: bool) ->
         judged.push(Ok((claim, order, known)));
     }
     let pool = Arc::clone(ctx);
-    let steps: Vec<ApiResult<Step>> = on_pool(ctx, move || {
+    let steps: Vec<ApiResult<Step>> = verify(ctx, move || {
         judged
             .into_iter()
             .map(|one| one.and_then(|(claim, order, known)| judge(&pool, claim, order, known, metered)))
@@ -232,16 +231,10 @@ async fn many(ctx: &SharedCtx, handed: Vec<ApiResult<Handed>>, metered: bool) ->
     Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
 }
 
-/// Runs what takes the processor for milliseconds on a thread of its own, on as many at a time as there are cores.
-async fn on_pool<T: Send + 'static>(ctx: &Ctx, work: impl FnOnce() -> T + Send + 'static) -> ApiResult<T> {
+/// Runs what takes the processor for milliseconds away from the threads that serve.
+async fn verify<T: Send + 'static>(ctx: &Ctx, work: impl FnOnce() -> T + Send + 'static) -> ApiResult<T> {
     let lost = || ApiError::new(Code::Internal, "the verification broke off, and nothing was stored: try again");
-    let permit = Arc::clone(&ctx.verifiers).acquire_owned().await.map_err(|_| lost())?;
-    let work = move || {
-        let result = work();
-        drop(permit);
-        result
-    };
-    tokio::task::spawn_blocking(work).await.map_err(|_| lost())
+    ctx.verifiers.run(work).await.ok_or_else(lost)
 }
 
 /// Reads what is claimed; only where a request has several canonical forms a signature is checked, to find the right one.
@@ -321,8 +314,7 @@ fn judge(ctx: &Ctx, claim: Claim, order: Option<OrderRow>, known: Option<Known>,
     let model = model.and_then(|candidates| candidates.into_iter().next()).and_then(|canonical| canonical.model);
     let (version, charged) = charge_order(ctx, &node, &order, id, supplied.as_ref(), usage, model.as_deref())?;
     let completion = completion(id, Some(order.order_id), version, evidence, handed, usage);
-    let matching = Some((order.order_id, charged));
-    Ok(Step::Store(Box::new(NewCompletion { completion, matching, order: Some(order) })))
+    Ok(Step::Store(Box::new(NewCompletion::answering(order, completion, charged))))
 }
 
 fn not_metered() -> ApiError {

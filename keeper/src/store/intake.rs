@@ -3,15 +3,13 @@
 use std::collections::HashMap;
 
 use alloy::primitives::B256;
-use quittance_bindings::typed::receipt_hash;
 use sqlx::Row;
 
-use super::bulk::{Dialect, keys, query, runs};
-use super::completions::{Completion, Metered, receipt};
-use super::orders::order_row;
-use super::{Store, WriteTx};
+use super::bulk::{Dialect, Query, keys, query, runs};
+use super::completions::{Completion, Metered};
+use super::{Store, WriteTx, packed};
 use crate::error::Result;
-use crate::types::{CompletionState, OrderRow, RecordState, b256};
+use crate::types::{CompletionState, OrderRow, OrderState, RecordState, b256};
 
 /// What is stored of a settlement id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,40 +25,40 @@ pub struct Known {
 pub struct Found {
     /// Without signature, request and reason.
     pub orders: HashMap<B256, OrderRow>,
+    /// Only of settlement ids whose order is not open: one that answers an open order is new, or its match fails and tells.
     pub known: HashMap<B256, Known>,
 }
 
-/// Looks up orders and settlement ids.
+/// Looks up what completions refer to: the order that each names, and its settlement id.
 ///
 /// # Errors
 /// `store_failed`, `store_corrupt`.
-pub async fn find(store: &Store, orders: &[B256], settlements: &[B256]) -> Result<Found> {
+pub async fn find(store: &Store, wanted: &[(Option<B256>, B256)]) -> Result<Found> {
     let mut found = Found::default();
     let mut db = store.read().acquire().await?;
     let dialect = Dialect::of(&db);
-    for run in keys(orders) {
-        let mut select = query(format!(
-            "SELECT order_id, payer, token, max_amount, request_commit, node_scope, keeper_id, valid_after, valid_before, \
-             capture_deadline, nonce, NULL AS signature, blinding, request_hash, NULL AS request, state, NULL AS reason, \
-             held, reserved, attempts, created_ms FROM orders WHERE order_id IN ({})",
-            dialect.rows("@", run.len())
-        ));
+    let named: Vec<B256> = wanted.iter().filter_map(|(order, _)| *order).collect();
+    for run in keys(&named) {
+        let mut select = query(packed::select(dialect, run.len()));
         for id in &run {
-            select = select.bind(id.to_vec());
+            select = select.bind(id.as_slice());
         }
-        for row in select.fetch_all(&mut *db).await? {
-            let order = order_row(&row)?;
-            found.orders.insert(order.order_id, order);
-        }
+        let rows: Option<Vec<u8>> = select.fetch_one(&mut *db).await?.try_get(0)?;
+        packed::read(&rows.unwrap_or_default(), &mut found.orders)?;
     }
-    for run in keys(settlements) {
+    let open = |id: &Option<B256>| {
+        let order = id.and_then(|id| found.orders.get(&id));
+        order.is_some_and(|order| matches!(order.state, OrderState::Open | OrderState::Dispatched))
+    };
+    let others: Vec<B256> = wanted.iter().filter(|(order, _)| !open(order)).map(|(_, id)| *id).collect();
+    for run in keys(&others) {
         let mut select = query(format!(
             "SELECT settlement_id, order_id, state, CASE WHEN meter_signature IS NULL THEN 0 ELSE 1 END AS metered \
              FROM completions WHERE settlement_id IN ({})",
             dialect.rows("@", run.len())
         ));
         for id in &run {
-            select = select.bind(id.to_vec());
+            select = select.bind(id.as_slice());
         }
         for row in select.fetch_all(&mut *db).await? {
             const T: &str = "completions";
@@ -90,7 +88,12 @@ pub struct Pair<'a> {
     pub order: &'a OrderRow,
     pub completion: &'a Completion,
     pub metered: &'a Metered,
+    /// Of the receipt that they make.
+    pub receipt_hash: B256,
 }
+
+/// Puts together one of the statements that a match takes, for a run of them.
+type Statement = fn(Dialect, &[Pair<'_>], i64) -> Query;
 
 /// Does for all of them what `completions::insert_matched` does for one that is new: completion, receipt, and the order's
 /// state `completed`. False when one of them is not that simple (known, answered, closed): then nothing of `tx` may be
@@ -100,85 +103,94 @@ pub struct Pair<'a> {
 /// `store_failed`.
 pub async fn match_all(tx: &mut WriteTx, pairs: &[Pair<'_>], now_ms: i64) -> Result<bool> {
     let dialect = Dialect::of(tx);
-    for run in runs(pairs) {
-        let all = u64::try_from(run.len()).unwrap_or(u64::MAX);
-        let mut update = query(format!(
-            "UPDATE orders SET state = 'completed', reason = NULL WHERE state IN ('open', 'dispatched') AND order_id IN ({})",
-            dialect.rows("@", run.len())
-        ));
-        for pair in run {
-            update = update.bind(pair.order.order_id.to_vec());
-        }
-        if update.execute(&mut **tx).await?.rows_affected() != all
-            || receipts(tx, dialect, run, now_ms).await? != all
-            || completions(tx, dialect, run, now_ms).await? != all
-        {
+    let statements: [Statement; 3] = [completed, receipts, completions];
+    let mut all = runs(pairs).flat_map(|run| statements.map(|statement| (run, statement)));
+    let build = |(run, statement): (&[Pair<'_>], Statement)| {
+        (u64::try_from(run.len()).unwrap_or(u64::MAX), statement(dialect, run, now_ms))
+    };
+    let mut next = all.next().map(build);
+    while let Some((rows, statement)) = next {
+        // The next is put together while the database works on this one.
+        let (done, following) = tokio::join!(statement.execute(&mut **tx), async { all.next().map(build) });
+        if done?.rows_affected() != rows {
             return Ok(false);
         }
+        next = following;
     }
     Ok(true)
 }
 
-async fn receipts(tx: &mut WriteTx, dialect: Dialect, run: &[Pair<'_>], now_ms: i64) -> Result<u64> {
-    let mut insert = query(format!(
-        "INSERT INTO receipts (settlement_id, order_id, payer, token, node_id, amount, receipt_hash, state, path, delivered, \
-         deliver_attempts, created_ms) VALUES {} ON CONFLICT DO NOTHING",
-        dialect.rows("(@, @, @, @, @, @, @, 'matched', @, 0, 0, @)", run.len())
+fn completed(dialect: Dialect, run: &[Pair<'_>], _: i64) -> Query {
+    let or_ignore = dialect.or_ignore();
+    let update = query(format!(
+        "UPDATE {or_ignore}orders SET state = 'completed', reason = NULL WHERE state IN ('open', 'dispatched') AND order_id IN ({})",
+        dialect.rows("@", run.len())
     ));
-    for Pair { order, completion, metered } in run {
-        insert = insert
-            .bind(completion.settlement_id.to_vec())
-            .bind(order.order_id.to_vec())
-            .bind(order.order.payer.to_vec())
-            .bind(order.order.token.to_vec())
-            .bind(completion.node_id.to_vec())
-            .bind(metered.amount.to_string())
-            .bind(receipt_hash(&receipt(order, completion, metered)).to_vec())
-            // An order that names no keeper can only be settled verified.
-            .bind(if order.order.keeperId == B256::ZERO { "verified" } else { "batch" })
-            .bind(now_ms);
-    }
-    Ok(insert.execute(&mut **tx).await?.rows_affected())
+    run.iter().fold(update, |update, pair| update.bind(pair.order.order_id.as_slice()))
 }
 
-async fn completions(tx: &mut WriteTx, dialect: Dialect, run: &[Pair<'_>], now_ms: i64) -> Result<u64> {
-    let mut insert = query(format!(
-        "INSERT INTO completions (settlement_id, order_id, node_id, node_version, request_hash, output_hash, timestamp, \
-         signature, output, response, meter_signature, meter_offset, amount, input_tokens, output_tokens, input_rate, \
-         output_rate, rate_card, state, record_state, created_ms) VALUES {} ON CONFLICT DO NOTHING",
+fn receipts(dialect: Dialect, run: &[Pair<'_>], now_ms: i64) -> Query {
+    let (or_ignore, or_nothing) = (dialect.or_ignore(), dialect.or_nothing());
+    let insert = query(format!(
+        "INSERT {or_ignore}INTO receipts (settlement_id, order_id, payer, token, node_id, amount, receipt_hash, state, path, \
+         delivered, deliver_attempts, created_ms) VALUES {} {or_nothing}",
+        dialect.rows("(@, @, @, @, @, @, @, 'matched', @, 0, 0, @)", run.len())
+    ));
+    run.iter().fold(insert, |insert, Pair { order, completion, metered, receipt_hash }| {
+        insert
+            .bind(completion.settlement_id.as_slice())
+            .bind(order.order_id.as_slice())
+            .bind(order.order.payer.as_slice())
+            .bind(order.order.token.as_slice())
+            .bind(completion.node_id.as_slice())
+            .bind(metered.amount.to_string())
+            .bind(receipt_hash.as_slice())
+            // An order that names no keeper can only be settled verified.
+            .bind(if order.order.keeperId == B256::ZERO { "verified" } else { "batch" })
+            .bind(now_ms)
+    })
+}
+
+fn completions(dialect: Dialect, run: &[Pair<'_>], now_ms: i64) -> Query {
+    let (or_ignore, or_nothing) = (dialect.or_ignore(), dialect.or_nothing());
+    let insert = query(format!(
+        "INSERT {or_ignore}INTO completions (settlement_id, order_id, node_id, node_version, request_hash, output_hash, \
+         timestamp, signature, output, response, meter_signature, meter_offset, amount, input_tokens, output_tokens, \
+         input_rate, output_rate, rate_card, state, record_state, created_ms) VALUES {} {or_nothing}",
         dialect.rows("(@, @, @, @, @, @, @, @, @, @, @, @, @, @, @, @, @, @, 'matched', @, @)", run.len())
     ));
     let count = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
-    for Pair { order, completion, metered } in run {
+    run.iter().fold(insert, |insert, Pair { order, completion, metered, .. }| {
         let card = metered.card.as_ref();
         let private = order.blinding.is_none_or(|blinding| blinding != B256::ZERO);
-        insert = insert
-            .bind(completion.settlement_id.to_vec())
-            .bind(order.order_id.to_vec())
-            .bind(completion.node_id.to_vec())
+        insert
+            .bind(completion.settlement_id.as_slice())
+            .bind(order.order_id.as_slice())
+            .bind(completion.node_id.as_slice())
             .bind(i64::from(completion.node_version))
-            .bind(completion.request_hash.to_vec())
-            .bind(completion.output_hash.to_vec())
+            .bind(completion.request_hash.as_slice())
+            .bind(completion.output_hash.as_slice())
             .bind(count(completion.timestamp))
-            .bind(completion.signature.clone())
-            .bind(completion.output.clone())
-            .bind(completion.response.clone())
-            .bind(metered.signature.clone())
+            .bind(completion.signature.as_slice())
+            .bind(completion.output.as_deref())
+            .bind(completion.response.as_deref())
+            .bind(metered.signature.as_slice())
             .bind(metered.offset.to_string())
             .bind(metered.amount.to_string())
             .bind(completion.usage.map(|usage| count(usage.input)))
             .bind(completion.usage.map(|usage| count(usage.output)))
             .bind(card.map(|card| card.input.to_string()))
             .bind(card.map(|card| card.output.to_string()))
-            .bind(card.map(|card| card.version.clone()))
+            .bind(card.map(|card| card.version.as_str()))
             .bind(if private { RecordState::Private } else { RecordState::Due }.as_str())
-            .bind(now_ms);
-    }
-    Ok(insert.execute(&mut **tx).await?.rows_affected())
+            .bind(now_ms)
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use quittance_bindings::typed::receipt_hash;
+
     use super::*;
     use crate::store::accounts;
     use crate::store::completions;
@@ -217,7 +229,8 @@ mod tests {
         }
         tx.commit().await.unwrap();
         let ids: Vec<B256> = (1..=count).map(B256::repeat_byte).collect();
-        let found = find(store, &ids, &[]).await.unwrap();
+        let wanted: Vec<(Option<B256>, B256)> = ids.iter().map(|id| (Some(*id), B256::ZERO)).collect();
+        let found = find(store, &wanted).await.unwrap();
         ids.iter().map(|id| found.orders[id].clone()).collect()
     }
 
@@ -227,7 +240,10 @@ mod tests {
         let pairs: Vec<Pair<'_>> = rows
             .iter()
             .zip(&completions)
-            .map(|(order, completion)| Pair { order, completion, metered: &metered })
+            .map(|(order, completion)| {
+                let receipt_hash = receipt_hash(&completions::receipt(order, completion, &metered));
+                Pair { order, completion, metered: &metered, receipt_hash }
+            })
             .collect();
         let mut tx = store.write().await.unwrap();
         let all = match_all(&mut tx, &pairs, 5).await.unwrap();
@@ -269,8 +285,9 @@ mod tests {
         .unwrap();
         assert_eq!(differ, 1, "receipts are the same both ways");
         let ids: Vec<B256> = (0..=102).map(B256::repeat_byte).collect();
-        let found = find(&store, &[], &ids).await.unwrap();
-        assert_eq!(found.known.len(), 101);
+        let wanted: Vec<(Option<B256>, B256)> = ids.iter().map(|id| (Some(*id), *id)).collect();
+        let found = find(&store, &wanted).await.unwrap();
+        assert_eq!((found.orders.len(), found.known.len()), (101, 101));
         let known = Known { order_id: Some(ids[7]), state: CompletionState::Matched, metered: true };
         assert_eq!(found.known[&ids[7]], known);
     }

@@ -30,6 +30,7 @@ pub mod limits;
 pub mod nodes;
 pub mod operations;
 pub mod orders;
+mod packed;
 pub mod payments;
 pub mod publications;
 pub mod receipts;

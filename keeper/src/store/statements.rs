@@ -9,7 +9,7 @@ use super::bulk::Dialect;
 use super::testing;
 
 /// What a statement begins with.
-const VERBS: [&str; 5] = ["SELECT ", "INSERT INTO ", "UPDATE ", "DELETE FROM ", "WITH "];
+const VERBS: [&str; 6] = ["SELECT ", "INSERT INTO ", "INSERT {", "UPDATE ", "DELETE FROM ", "WITH "];
 
 /// Types of the rows that statements take as a table `v`: PostgreSQL knows them from what is bound, and nothing is bound here.
 /// By the statement's beginning.
@@ -137,6 +137,9 @@ fn statements(source: &str, dialect: Dialect) -> Vec<String> {
                     "ids" => built.push_str(&all),
                     "live" => built.push_str("'open', 'expired'"),
                     "chain_id" => built.push('1'),
+                    "or_ignore" => built.push_str(dialect.or_ignore()),
+                    "or_nothing" => built.push_str(dialect.or_nothing()),
+                    "bytes" => built.push_str(dialect.bytes()),
                     other => panic!("tell how {{{other}}} is filled: {text}"),
                 }
                 rest = after;

@@ -1,6 +1,7 @@
 //! Orders: answered, refused, replayed, streamed, taken up again.
 
 use super::*;
+use crate::ingest::QUEUE;
 
 #[tokio::test]
 async fn an_order_is_answered_with_a_receipt_and_the_same_again() {
@@ -235,17 +236,18 @@ async fn the_same_request_twice_at_one_node_is_two_inferences() {
 async fn a_full_queue_refuses_orders_before_completions() {
     let api = Api::with(&[], false, |_| {}).await;
     let ctx = api.ctx.clone();
+    let half = QUEUE / 2;
     let mut waiting = Vec::new();
-    for _ in 0..2_048 {
+    for _ in 0..half {
         let ctx = ctx.clone();
         waiting.push(tokio::spawn(async move { ctx.ingest.submit(dummy_job()).await }));
     }
-    while ctx.ingest.waiting() < 2_048 {
+    while ctx.ingest.waiting() < half {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let (status, body) = api.submit(&api.order(1)).await;
     assert_eq!((status, code(&body).as_str()), (503, "overloaded"));
-    assert_eq!(ctx.ingest.waiting(), 2_048, "there is room for completions still");
+    assert_eq!(ctx.ingest.waiting(), half, "there is room for completions still");
     for task in waiting {
         task.abort();
     }
