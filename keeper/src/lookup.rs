@@ -13,7 +13,7 @@ use crate::types::OrderRow;
 /// Look-ups in the database at the same time.
 const TURNS: usize = 2;
 
-/// The order that a completion names, and, unless that one is open, what is known of its settlement id.
+/// The order that a completion names, and what is known of its settlement id.
 pub type Answer = (Option<OrderRow>, Option<Known>);
 
 #[derive(Debug)]

@@ -162,7 +162,6 @@ async fn look(store: &Store) {
     records::adopt(store, &due, 1).await.unwrap();
     txs::open(store.read(), CHAIN, me).await.unwrap();
     txs::queued(store.read(), CHAIN, "", 10).await.unwrap();
-    txs::count_queued(store.read(), CHAIN, "settle_batch").await.unwrap();
     txs::next_nonce(store.read(), CHAIN, me, 0).await.unwrap();
     txs::attempts(store.read(), 1).await.unwrap();
     events::last_seq(store.read(), CHAIN, me).await.unwrap();

@@ -27,9 +27,6 @@ use crate::{crash, publish};
 
 /// Receipts looked at in one tick.
 const LIMIT: i64 = 1_024;
-/// Frozen batches whose transactions wait for a nonce, at most: beyond them receipts wait as well unfrozen, where they can
-/// still expire, be put into fuller batches, and cost intake nothing.
-const QUEUED: usize = 32;
 /// Decisions taken in one tick.
 const DECISIONS: i64 = 100;
 /// Milliseconds between ticks.
@@ -137,11 +134,6 @@ async fn settle_verified(ctx: &Ctx, role: &Lease, head: Head) -> Result<()> {
 
 /// Freezes the batches that are due.
 async fn settle_batches(ctx: &Ctx, role: &Lease, head: Head) -> Result<()> {
-    let queued = txs::count_queued(ctx.store.read(), ctx.config.base.chain_id, "settle_batch").await?;
-    let mut room = QUEUED.saturating_sub(queued);
-    if room == 0 {
-        return Ok(());
-    }
     let now = Now { ms: ctx.clock.now_ms(), chain: u64::try_from(head.timestamp).unwrap_or(0) };
     let mut by_token: BTreeMap<Address, Vec<Settleable>> = BTreeMap::new();
     for row in receipts::matched(&ctx.store, Path::Batch, now.ms, LIMIT).await? {
@@ -158,8 +150,7 @@ async fn settle_batches(ctx: &Ctx, role: &Lease, head: Head) -> Result<()> {
             value: config.max_value.get(&token).and_then(|value| value.parse().ok()),
             margin: ctx.config.dispatch.deadline_margin,
         };
-        for batch in plan::close(rows, limits, now).into_iter().take(room) {
-            room -= 1;
+        for batch in plan::close(rows, limits, now) {
             let mut tx = role.write(&ctx.store).await?;
             if let Some(batch_id) = freeze(ctx, &mut tx, &batch, None).await? {
                 tx.commit().await?;

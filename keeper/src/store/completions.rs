@@ -227,7 +227,7 @@ async fn put(
          signature, output, response, meter_signature, meter_offset, amount, input_tokens, output_tokens, input_rate,
          output_rate, rate_card, state, record_state, created_ms)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 'matched', $19, $20)
-         ON CONFLICT (settlement_id) DO UPDATE SET order_id = excluded.order_id,
+         ON CONFLICT (settlement_id) DO UPDATE SET order_id = excluded.order_id, node_version = excluded.node_version,
          output = COALESCE(excluded.output, completions.output), response = COALESCE(excluded.response, completions.response),
          meter_signature = excluded.meter_signature, meter_offset = excluded.meter_offset, amount = excluded.amount,
          input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens, input_rate = excluded.input_rate,
@@ -467,8 +467,11 @@ mod tests {
             [0x10, 0x11],
             "those that name it and those that name none"
         );
-        assert_eq!(insert(&store, &waiting[0].completion, id).await, Matched::New);
+        // The node's meter key has changed meanwhile: the receipt names the version whose key signs it.
+        let renewed = Completion { node_version: 2, ..waiting[0].completion.clone() };
+        assert_eq!(insert(&store, &renewed, id).await, Matched::New);
         let row = of_order(store.read(), id).await.unwrap().unwrap();
+        assert_eq!(row.completion.node_version, 2);
         assert_eq!((row.state, row.record_state), (CompletionState::Matched, RecordState::Due));
     }
 }

@@ -9,7 +9,7 @@ use super::bulk::{Dialect, Query, keys, query, runs};
 use super::completions::{Completion, Metered};
 use super::{Store, WriteTx, packed};
 use crate::error::Result;
-use crate::types::{CompletionState, OrderRow, OrderState, RecordState, b256};
+use crate::types::{CompletionState, OrderRow, RecordState, b256};
 
 /// What is stored of a settlement id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,6 @@ pub struct Known {
 pub struct Found {
     /// Without signature, request and reason.
     pub orders: HashMap<B256, OrderRow>,
-    /// Only of settlement ids whose order is not open: one that answers an open order is new, or its match fails and tells.
     pub known: HashMap<B256, Known>,
 }
 
@@ -46,12 +45,8 @@ pub async fn find(store: &Store, wanted: &[(Option<B256>, B256)]) -> Result<Foun
         let rows: Option<Vec<u8>> = select.fetch_one(&mut *db).await?.try_get(0)?;
         packed::read(&rows.unwrap_or_default(), &mut found.orders)?;
     }
-    let open = |id: &Option<B256>| {
-        let order = id.and_then(|id| found.orders.get(&id));
-        order.is_some_and(|order| matches!(order.state, OrderState::Open | OrderState::Dispatched))
-    };
-    let others: Vec<B256> = wanted.iter().filter(|(order, _)| !open(order)).map(|(_, id)| *id).collect();
-    for run in keys(&others) {
+    let settlements: Vec<B256> = wanted.iter().map(|(_, settlement)| *settlement).collect();
+    for run in keys(&settlements) {
         let mut select = query(format!(
             "SELECT settlement_id, order_id, state, CASE WHEN meter_signature IS NULL THEN 0 ELSE 1 END AS metered \
              FROM completions WHERE settlement_id IN ({})",

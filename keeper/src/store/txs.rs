@@ -246,16 +246,6 @@ pub async fn queued<'c>(
     rows.iter().map(read).collect()
 }
 
-/// How many transactions of a kind have no nonce yet.
-///
-/// # Errors
-/// `store_failed`.
-pub async fn count_queued<'c>(db: impl Executor<'c, Database = Any>, chain_id: u64, kind: &str) -> Result<usize> {
-    let text = "SELECT COUNT(*) FROM txs WHERE chain_id = $1 AND state = 'queued' AND kind = $2";
-    let count: i64 = sqlx::query_scalar(text).bind(chain_column(chain_id)?).bind(kind.to_owned()).fetch_one(db).await?;
-    Ok(usize::try_from(count).unwrap_or(0))
-}
-
 /// One transaction.
 ///
 /// # Errors
