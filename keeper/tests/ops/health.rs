@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use quittance::ingest::QUEUE;
 use quittance::metrics::{Kind, SERIES};
 
 use crate::net::{Keeper, Net};
@@ -56,7 +57,10 @@ async fn every_loop_is_alive_and_metrics_are_the_documented_ones() {
     assert_eq!(value(&text, "quittance_rpc_disagreement{chain=\"base\"}"), Some(0.0));
     assert_eq!(value(&text, "quittance_rpc_up{chain=\"opengradient\",endpoint=\"127.0.0.1:1\"}"), Some(0.0));
     assert!(value(&text, "quittance_signer_balance_ether{chain=\"base\"}").is_some_and(|ether| ether > 0.1), "{text}");
-    assert_eq!(value(&text, "quittance_queue_capacity{queue=\"ingest\"}"), Some(4_096.0));
+    assert_eq!(
+        value(&text, "quittance_queue_capacity{queue=\"ingest\"}"),
+        Some(f64::from(u32::try_from(QUEUE).unwrap()))
+    );
     assert!(value(&text, "quittance_orders_total").is_some_and(|n| n >= 1.0));
     assert!(value(&text, "quittance_memory_bytes").is_some_and(|bytes| bytes > 1e6));
 
